@@ -1,0 +1,286 @@
+"""params.yaml as frozen, validated configuration: one model per section, one line per mistake.
+
+Every entry point calls `load_params`, which validates the whole file before any work, and then uses its
+own section only, so that DVC's per-section params stay the truth about what a stage depends on.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+PARAMS_FILE = Path("params.yaml")
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Weight = Annotated[float, Field(ge=0.0)]
+PositiveInt = Annotated[int, Field(gt=0)]
+PositiveFloat = Annotated[float, Field(gt=0.0)]
+Range = tuple[float, float]  # low, high
+DatasetName = Literal["procedural", "freihand", "ho3d"]
+
+
+class ParamsError(ValueError):
+    """A params file that cannot be used; the message is one line that names the key."""
+
+
+class Section(BaseModel):
+    """Base of all sections: frozen, keyword-only, no unknown keys, no silent type conversion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+def _ordered(name: str, bounds: tuple[float, float]) -> None:
+    if bounds[0] > bounds[1]:
+        raise ValueError(f"{name}: expected low <= high, got {list(bounds)}")
+
+
+class ProceduralConfig(Section):
+    """Single hands rendered with the free hand; train and eval never share an identity or a pose seed."""
+
+    seed: Annotated[int, Field(ge=0)]
+    num_train: PositiveInt
+    num_eval: PositiveInt
+    num_train_identities: PositiveInt
+    num_eval_identities: PositiveInt
+    image_px: Annotated[int, Field(ge=64, le=1024)]
+    focal_factor: Range  # focal length as a multiple of image_px, drawn per image
+    hand_fraction: Range  # longer side of the keypoint box as a fraction of image_px
+    roll_deg: Annotated[float, Field(ge=0, le=180)]  # in-plane rotation away from fingers-up, uniform within +-
+    tilt_deg: Annotated[float, Field(ge=0, le=180)]  # out-of-plane tilt, uniform within +-
+    back_fraction: Fraction  # share of hands that show their back to the camera
+    left_fraction: Fraction
+    backgrounds_dir: str | None  # folder of images used as backgrounds beside the generated ones
+    samples_per_shard: PositiveInt
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+
+    @model_validator(mode="after")
+    def _ranges(self) -> ProceduralConfig:
+        _ordered("focal_factor", self.focal_factor)
+        _ordered("hand_fraction", self.hand_fraction)
+        if self.hand_fraction[0] <= 0 or self.hand_fraction[1] > 1:
+            raise ValueError(f"hand_fraction: expected values in (0, 1], got {list(self.hand_fraction)}")
+        if self.focal_factor[0] <= 0:
+            raise ValueError(f"focal_factor: expected values > 0, got {list(self.focal_factor)}")
+        return self
+
+
+class FreihandConfig(Section):
+    """FreiHAND v2 as its owners publish it: the extracted folder or the zip."""
+
+    path: str
+    seed: Annotated[int, Field(ge=0)]
+    val_fraction: Fraction  # split by source id; 0 keeps all training frames
+    samples_per_shard: PositiveInt
+
+
+class Ho3dConfig(Section):
+    """HO3D v2 or v3 as its owners publish it: the extracted folder or the zip."""
+
+    path: str
+    version: Literal["v2", "v3"]
+    samples_per_shard: PositiveInt
+
+
+class IngestConfig(Section):
+    """One entry per dataset to ingest; the key is the adapter's name."""
+
+    procedural: ProceduralConfig | None = None
+    freihand: FreihandConfig | None = None
+    ho3d: Ho3dConfig | None = None
+
+
+class SceneSetConfig(Section):
+    """One composed scene set (paper, section III-D)."""
+
+    source: DatasetName
+    split: Literal["train", "val", "eval"]
+    seed: Annotated[int, Field(ge=0)]
+    num_scenes: PositiveInt
+    canvas_px: Annotated[int, Field(ge=64, le=2048)]
+    focal_px: PositiveFloat  # the scene camera's focal length, c at the canvas centre
+    hand_px: tuple[int, int]  # side of a pasted square patch
+    max_hands: Annotated[int, Field(ge=1, le=32)]
+    empty_fraction: Fraction  # share of scenes with no hand
+    whole_first_fraction: Fraction  # share of scenes whose first layer is a whole source image
+    flip_fraction: Fraction
+    feather_px: Annotated[float, Field(ge=0)]
+    color_match: Fraction
+    min_visible: Fraction  # a hand with a smaller visible share of its mask is dropped from the labels
+    backgrounds_dir: str | None
+    scenes_per_shard: PositiveInt
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
+
+    @model_validator(mode="after")
+    def _sizes(self) -> SceneSetConfig:
+        _ordered("hand_px", self.hand_px)
+        if self.hand_px[0] < 16 or self.hand_px[1] > self.canvas_px:
+            raise ValueError(f"hand_px: expected 16 <= low and high <= canvas_px ({self.canvas_px}), got {list(self.hand_px)}")
+        return self
+
+
+class ComposeConfig(Section):
+    train: SceneSetConfig
+    eval: SceneSetConfig
+
+
+class ModelConfig(Section):
+    """The network; shared by both training stages so that the second starts from the first's weights."""
+
+    backbone: str  # any timm features model
+    pretrained: Literal["none", "timm", "efficientnet-lite0-package"]
+    feature_channels: PositiveInt
+    output_stride: Literal[4, 8]
+    keypoint_branch: bool
+    hidden_channels: PositiveInt
+    refinements: Annotated[int, Field(ge=1, le=8)]
+    rotation: Literal["6d", "axis-angle"]
+    texture: bool
+
+
+class AugmentConfig(Section):
+    scale: Range
+    translate: Fraction  # of the input side, uniform within +-
+    rotate_deg: Annotated[float, Field(ge=0, le=180)]
+    flip: Fraction
+    color: Annotated[float, Field(ge=0, le=1)]
+
+    @model_validator(mode="after")
+    def _ranges(self) -> AugmentConfig:
+        _ordered("scale", self.scale)
+        if self.scale[0] <= 0:
+            raise ValueError(f"scale: expected values > 0, got {list(self.scale)}")
+        return self
+
+
+class LossConfig(Section):
+    """Weights of the named terms; 0 switches a term off."""
+
+    center: Weight
+    hand_type: Weight
+    window: Weight
+    heatmap: Weight
+    keypoints: Weight
+    reprojection: Weight
+    bones: Weight
+    photometric: Weight
+    pose_limits: Weight
+    shape_prior: Weight
+    consistency: Weight
+    joints_3d: Weight
+    vertices_3d: Weight
+    render_px: Annotated[int, Field(ge=16, le=1024)]  # side of the image the photometric term is computed on
+
+
+class StageConfig(Section):
+    """One training stage."""
+
+    data: str  # folder of shards, below data/
+    input_px: Annotated[int, Field(ge=32, le=2048)]
+    supervision: Literal["2d", "3d"]
+    center: Literal["keypoints", "box", "root"]
+    steps: PositiveInt
+    batch_size: PositiveInt  # global
+    lr: PositiveFloat
+    backbone_lr_factor: PositiveFloat
+    schedule: Literal["step", "cosine"]
+    milestones: list[Fraction]  # step schedule: shares of `steps` after which lr is multiplied by 0.1
+    warmup_steps: Annotated[int, Field(ge=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    grad_clip: PositiveFloat
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]  # 0: off
+    checkpoint_every: PositiveInt
+    log_every: PositiveInt
+    augment: AugmentConfig
+    loss: LossConfig
+
+    @model_validator(mode="after")
+    def _schedule(self) -> StageConfig:
+        if list(self.milestones) != sorted(self.milestones):
+            raise ValueError(f"milestones: expected ascending shares of steps, got {self.milestones}")
+        return self
+
+
+class TrainConfig(Section):
+    seed: Annotated[int, Field(ge=0)]
+    model: ModelConfig
+    crop: StageConfig
+    multi: StageConfig
+
+
+class EvaluationConfig(Section):
+    model: Literal["crop", "multi"]
+    data: str
+    centers: Literal["true", "predicted"]
+    batch_size: PositiveInt
+    score_threshold: Fraction
+    match_threshold: Fraction  # a detection matches when its keypoint error is below this share of the hand's size
+    max_samples: PositiveInt | None
+
+
+class SubmissionConfig(Section):
+    model: Literal["crop", "multi"]
+    data: str
+    layout: Literal["freihand", "ho3d", "ho3d-v3"]
+    batch_size: PositiveInt
+
+
+class ReportConfig(Section):
+    num_samples: PositiveInt
+    num_scenes: PositiveInt
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    preset: str  # where the values came from, for people
+    ingest: IngestConfig
+    compose: ComposeConfig
+    train: TrainConfig
+    evaluate: dict[str, EvaluationConfig]
+    submit: dict[str, SubmissionConfig]
+    report: ReportConfig
+
+    @model_validator(mode="after")
+    def _across(self) -> Params:
+        ingested = {name for name in IngestConfig.model_fields if getattr(self.ingest, name) is not None}
+        for key in ("train", "eval"):
+            source = getattr(self.compose, key).source
+            if source not in ingested:
+                raise ValueError(f"compose.{key}.source: expected one of the ingested datasets {sorted(ingested)}, got {source!r}")
+        return self
+
+
+def parse_params(tree: object, where: str) -> Params:
+    """Validate a loaded YAML tree; raise ParamsError with one line that names the key and what was expected."""
+    if not isinstance(tree, dict):
+        raise ParamsError(f"{where}: expected a mapping of sections, got {type(tree).__name__}")
+    try:
+        # strict mode refuses YAML's lists where a tuple is meant; its JSON rules accept them and nothing looser
+        return Params.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+        if first["type"] == "extra_forbidden":
+            raise ParamsError(f"{where}: {key}: unknown key{more}") from None
+        message = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] in ("missing", "value_error") else f", got {first['input']!r}"
+        raise ParamsError(f"{where}: {key + ': ' if key else ''}{message}{got}{more}") from None
+
+
+def load_params(path: Path = PARAMS_FILE) -> Params:
+    """Read and validate params.yaml. Raises ParamsError (one line) for anything wrong with it."""
+    try:
+        # YAML 1.2, as DVC reads it: 1e-3 is a number here, and a string to a YAML 1.1 reader
+        tree = YAML(typ="safe", pure=True).load(path.read_text())
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: not found; run from the project's root, or write it with `python -m pipelines.preset demo`") from None
+    except YAMLError as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    return parse_params(tree, str(path))
