@@ -1,0 +1,1 @@
+"""Datasets: the one record every adapter yields, and the adapters by name."""

@@ -1,0 +1,219 @@
+"""HandSample: the one record every dataset adapter yields and everything after ingest knows.
+
+Pixels are continuous image coordinates (the centre of pixel (row i, col j) is (j + 0.5, i + 0.5)); the camera frame
+is OpenCV's (x right, y down, z forward) in metres; keypoints are in `std21` order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+DoubleArray = NDArray[np.float64]
+
+SIDES = ("left", "right")
+NUM_KEYPOINTS = 21
+NUM_VERTICES = 778
+NUM_MANO = 61  # root rotation 3, pose 45, betas 10, translation 3
+JOINT_CONVENTIONS = ("lbs", "regressed")
+MASK_IGNORE = 255  # mask value of pixels that belong to a hand without a label: neither background nor hand
+MAX_HANDS = MASK_IGNORE - 1
+
+_MIRROR_ROTATION = np.array([1.0, -1.0, -1.0], np.float32)
+_MIRROR_POINT = np.array([-1.0, 1.0, 1.0], np.float32)
+
+
+def _array(name: str, value: object, shape: tuple[int, ...], dtype: type) -> NDArray:
+    """`value` as a finite array of `shape`. ValueError names the field, what was expected and what came."""
+    array = np.asarray(value)
+    if array.shape != shape:
+        raise ValueError(f"{name}: expected shape {shape}, got {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"{name}: expected numbers, got dtype {array.dtype}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ValueError(f"{name}: expected finite numbers, got {int((~np.isfinite(array)).sum())} NaN or infinite")
+    return np.asarray(array, dtype)
+
+
+def as_affine(matrix: object) -> DoubleArray:
+    """(2,3) float64 affine in continuous image coordinates, dst = A @ [x, y, 1]; ValueError if it is not one."""
+    affine: DoubleArray = _array("affine", matrix, (2, 3), np.float64)
+    return affine
+
+
+def affine_matrix(affine: DoubleArray) -> DoubleArray:
+    """(2,3) affine -> (3,3) homogeneous matrix."""
+    return np.vstack([affine, [0.0, 0.0, 1.0]])
+
+
+def mirror_affine(width_px: float) -> DoubleArray:
+    """(2,3) affine of the horizontal flip of an image `width_px` wide: x -> width_px - x."""
+    return np.array([[-1.0, 0.0, float(width_px)], [0.0, 1.0, 0.0]])
+
+
+def transform_points(affine: DoubleArray, points_px: NDArray) -> FloatArray:
+    """(...,2) pixels under a (2,3) affine -> (...,2) float32, computed in float64."""
+    moved: FloatArray = (np.asarray(points_px, np.float64) @ affine[:, :2].T + affine[:, 2]).astype(np.float32)
+    return moved
+
+
+def transform_box(affine: DoubleArray, box_px: NDArray) -> FloatArray:
+    """(4,) box x0, y0, x1, y1 under a (2,3) affine -> (4,) upright box around the moved corners."""
+    x0, y0, x1, y1 = (float(v) for v in box_px)
+    corners = transform_points(affine, np.array([[x0, y0], [x1, y0], [x0, y1], [x1, y1]]))
+    return np.concatenate([corners.min(0), corners.max(0)])
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HandLabel:
+    """One hand in one image. Arrays are converted to the dtypes below; a wrong shape or NaN is a ValueError.
+
+    side: 0 left, 1 right. keypoints_px (21,2) float32, std21. visible (21,) bool: labelled and not occluded.
+    box_px (4,) float32 x0, y0, x1, y1 around the keypoints and the mask. K (3,3) float64: the camera under which
+    keypoints_m projects to keypoints_px. keypoints_m (21,3), vertices_m (778,3) float32, camera frame, or None.
+    mano (61,) float32 or None: root rotation 3, pose 45 (axis-angle, relative to the flat hand), betas 10,
+    translation 3 of the wrist-origin model in the camera frame. hand_model: the model mano and vertices belong to.
+    joint_convention: "lbs" (kinematic joints) or "regressed" (regressor on posed vertices). source_id: identity of the
+    source frame, for leak checks. affine (2,3) float64 or None: source image px -> this image px (None: identity).
+    """
+
+    side: int
+    keypoints_px: FloatArray
+    visible: NDArray[np.bool_]
+    box_px: FloatArray
+    K: DoubleArray
+    keypoints_m: FloatArray | None = None
+    vertices_m: FloatArray | None = None
+    mano: FloatArray | None = None
+    hand_model: str | None = None
+    joint_convention: str = "lbs"
+    source_id: str
+    identity: str | None = None
+    affine: DoubleArray | None = None
+
+    def __post_init__(self) -> None:
+        if self.side not in (0, 1):
+            raise ValueError(f"side: expected 0 (left) or 1 (right), got {self.side!r}")
+        if self.joint_convention not in JOINT_CONVENTIONS:
+            raise ValueError(f"joint_convention: expected one of {list(JOINT_CONVENTIONS)}, got {self.joint_convention!r}")
+        if not isinstance(self.source_id, str) or not self.source_id:
+            raise ValueError(f"source_id: expected a non-empty string, got {self.source_id!r}")
+        for name, value in (("hand_model", self.hand_model), ("identity", self.identity)):
+            if value is not None and not isinstance(value, str):
+                raise ValueError(f"{name}: expected a string or None, got {type(value).__name__}")
+        store = object.__setattr__
+        store(self, "side", int(self.side))
+        store(self, "keypoints_px", _array("keypoints_px", self.keypoints_px, (NUM_KEYPOINTS, 2), np.float32))
+        store(self, "visible", _array("visible", self.visible, (NUM_KEYPOINTS,), np.bool_))
+        store(self, "box_px", _array("box_px", self.box_px, (4,), np.float32))
+        store(self, "K", _array("K", self.K, (3, 3), np.float64))
+        if self.box_px[0] > self.box_px[2] or self.box_px[1] > self.box_px[3]:
+            raise ValueError(f"box_px: expected x0 <= x1 and y0 <= y1, got {self.box_px.tolist()}")
+        if self.keypoints_m is not None:
+            store(self, "keypoints_m", _array("keypoints_m", self.keypoints_m, (NUM_KEYPOINTS, 3), np.float32))
+        if self.vertices_m is not None:
+            store(self, "vertices_m", _array("vertices_m", self.vertices_m, (NUM_VERTICES, 3), np.float32))
+        if self.mano is not None:
+            store(self, "mano", _array("mano", self.mano, (NUM_MANO,), np.float32))
+        if self.affine is not None:
+            store(self, "affine", as_affine(self.affine))
+
+    def warped(self, affine: object) -> HandLabel:
+        """The same hand after its image was moved by `affine` (2,3), this image px -> new image px.
+
+        Only the pixels and the camera change (K = A3x3 @ K); everything in metres stays in the same camera frame.
+        """
+        move = as_affine(affine)
+        source = affine_matrix(self.affine) if self.affine is not None else np.eye(3)
+        return replace(
+            self,
+            keypoints_px=transform_points(move, self.keypoints_px),
+            box_px=transform_box(move, self.box_px),
+            K=affine_matrix(move) @ self.K,
+            affine=move @ source,
+        )
+
+    def mirrored(self, width_px: float) -> HandLabel:
+        """The same hand after its image, `width_px` wide, was flipped horizontally: a right hand becomes a left one.
+
+        keypoints x -> W - x; points in metres x -> -x with cx -> W - cx; axis-angles x (1, -1, -1). Twice is the identity.
+        """
+        flip = mirror_affine(width_px)
+        flipped = self.warped(flip)
+        mano = None
+        if self.mano is not None:
+            mano = self.mano.copy()
+            mano[:48] = (mano[:48].reshape(16, 3) * _MIRROR_ROTATION).reshape(-1)
+            mano[58] = -mano[58]
+        return replace(
+            flipped,
+            side=1 - self.side,
+            K=flipped.K @ np.diag([-1.0, 1.0, 1.0]),
+            keypoints_m=None if self.keypoints_m is None else self.keypoints_m * _MIRROR_POINT,
+            vertices_m=None if self.vertices_m is None else self.vertices_m * _MIRROR_POINT,
+            mano=mano,
+        )
+
+    def without_3d(self) -> HandLabel:
+        """The same hand as a weakly supervised reader sees it: no keypoints_m, vertices_m or mano."""
+        return replace(self, keypoints_m=None, vertices_m=None, mano=None)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class HandSample:
+    """One image with all its labelled hands.
+
+    image (H,W,3) uint8 RGB. K (3,3) float64: the camera of the image as a whole. mask (H,W) uint8 or None:
+    0 background, i + 1 = hands[i], 255 (MASK_IGNORE) = a hand that carries no label.
+    """
+
+    key: str
+    image: NDArray[np.uint8]
+    K: DoubleArray
+    hands: tuple[HandLabel, ...]
+    mask: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.key or any(c in self.key for c in "./\\") or not self.key.isprintable():
+            # webdataset splits member names at the first dot, and a key must not reach out of its folder
+            raise ValueError(f"key: expected a non-empty name without '.', '/' or '\\', got {self.key!r}")
+        if self.image.ndim != 3 or self.image.shape[2] != 3 or self.image.dtype != np.uint8:
+            raise ValueError(f"image: expected (H, W, 3) uint8, got {self.image.shape} {self.image.dtype}")
+        object.__setattr__(self, "K", _array("K", self.K, (3, 3), np.float64))
+        object.__setattr__(self, "hands", tuple(self.hands))
+        if len(self.hands) > MAX_HANDS:
+            raise ValueError(f"hands: expected at most {MAX_HANDS}, got {len(self.hands)}")
+        if self.mask is not None:
+            _check_mask(self.mask, self.image.shape[:2], self.hands)
+
+    @property
+    def height_px(self) -> int:
+        return int(self.image.shape[0])
+
+    @property
+    def width_px(self) -> int:
+        return int(self.image.shape[1])
+
+    def mirrored(self) -> HandSample:
+        """Image, mask, camera and every hand flipped horizontally; twice is the identity."""
+        camera = affine_matrix(mirror_affine(self.width_px)) @ self.K @ np.diag([-1.0, 1.0, 1.0])
+        return replace(
+            self,
+            image=np.ascontiguousarray(self.image[:, ::-1]),
+            K=camera,
+            hands=tuple(hand.mirrored(self.width_px) for hand in self.hands),
+            mask=None if self.mask is None else np.ascontiguousarray(self.mask[:, ::-1]),
+        )
+
+
+def _check_mask(mask: NDArray, shape: tuple[int, ...], hands: Sequence[HandLabel]) -> None:
+    if mask.shape != tuple(shape) or mask.dtype != np.uint8:
+        raise ValueError(f"mask: expected {tuple(shape)} uint8, got {mask.shape} {mask.dtype}")
+    used = np.bincount(mask.reshape(-1), minlength=256)[len(hands) + 1 : MASK_IGNORE]
+    if used.any():
+        value = len(hands) + 1 + int(np.argmax(used > 0))
+        raise ValueError(f"mask: expected values 0..{len(hands)} or {MASK_IGNORE}, got {value}")
