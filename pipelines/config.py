@@ -133,6 +133,7 @@ class ModelConfig(Section):
 
     backbone: str  # any timm features model
     pretrained: Literal["none", "timm", "efficientnet-lite0-package"]
+    batch_norm: Literal["train", "folded"]  # folded: pretrained statistics, frozen into the convolutions
     feature_channels: PositiveInt
     output_stride: Literal[4, 8]
     keypoint_branch: bool
@@ -140,6 +141,12 @@ class ModelConfig(Section):
     refinements: Annotated[int, Field(ge=1, le=8)]
     rotation: Literal["6d", "axis-angle"]
     texture: bool
+
+    @model_validator(mode="after")
+    def _folded_needs_weights(self) -> ModelConfig:
+        if self.batch_norm == "folded" and self.pretrained == "none":
+            raise ValueError("batch_norm: 'folded' keeps pretrained statistics, so `pretrained` must not be 'none'")
+        return self
 
 
 class AugmentConfig(Section):
@@ -174,6 +181,7 @@ class LossConfig(Section):
     joints_3d: Weight
     vertices_3d: Weight
     render_px: Annotated[int, Field(ge=16, le=1024)]  # side of the image the photometric term is computed on
+    render_images: PositiveInt  # images of a batch the photometric term is computed on, at the most
 
 
 class StageConfig(Section):
