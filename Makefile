@@ -1,0 +1,74 @@
+# Everything a person or CI runs here. `make help` lists the targets; all paths are relative, so the clone may lie anywhere.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+UV_VERSION := 0.13.9
+VENV := .venv
+STAMP := $(VENV)/.complete
+# the stage commands of dvc.yaml say `python`: the environment's one comes first
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+export DVC_NO_ANALYTICS := 1
+export DO_NOT_TRACK := 1
+export PYTHONUNBUFFERED := 1
+
+.PHONY: help setup lock lint test demo compare bench clean distclean
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
+
+setup: $(STAMP)  ## make the Python environment in .venv from requirements.lock (does nothing when it is there)
+
+# The stamp goes first and comes last: an interrupted set-up, or a changed lock file, is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@rm -f $@
+	@python=""; for candidate in "$${PYTHON:-}" python3.11 python3 python; do \
+	  if [ -n "$$candidate" ] && "$$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then python="$$candidate"; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make setup: expected Python 3.11 as python3.11 or python3 on PATH, got: $$(python3 --version 2>&1 || true). Install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 1; \
+	fi; \
+	if ! $(VENV)/bin/python -c 'import pip, sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+	  echo "Making $(VENV) with $$("$$python" --version)"; "$$python" -m venv --clear $(VENV); \
+	fi
+	@echo "Installing the pinned packages (about 6 GB on disk; a minute or two, then never again)"
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	@$(VENV)/bin/python -m uv pip install --python $(VENV)/bin/python --compile-bytecode -r requirements.lock
+	@$(VENV)/bin/python -m uv pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# UV_CONSTRAINT may name a file of versions to stay with.
+lock: setup  ## resolve requirements.in into requirements.lock
+	python -m uv pip compile --no-header --no-emit-index-url --no-annotate --python-version 3.11 --output-file requirements.lock requirements.in
+
+lint: setup  ## ruff and mypy
+	python -m ruff check .
+	python -m mypy handnet pipelines
+
+test: lint  ## lint, then the whole test suite
+	python -m pytest
+
+demo: setup  ## the whole chain on the embedded default: data, training, evaluation, submission, report
+	@python -m pipelines.preset --check
+	python -m dvc repro
+	@python -m pipelines.summary
+
+compare: setup  ## the experiments side by side: changed params, and metrics
+	@python -m dvc exp show --only-changed --no-pager --drop '$(HASH_COLUMNS)'
+
+# the dependencies' hashes, which say nothing to a person
+HASH_COLUMNS := ^(pipelines|handnet|data|models|logs|results|submissions)(/.*)?$$|^metrics$$
+
+bench: setup  ## measure the fast routines (benchmarks/)
+	@for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done
+
+clean:  ## remove what the stages made (DVC's cache keeps it: `make demo` brings it back) and the tools' caches
+	rm -rf data models logs results submissions reports checkpoints dvc_plots build
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
+
+distclean: clean  ## clean, and remove the environment and DVC's cache too
+	rm -rf $(VENV) .dvc/cache .dvc/tmp
