@@ -14,7 +14,8 @@ def vectors(num: int = 400, seed: int = 0) -> np.ndarray:
     """Rotation vectors with angles from 1e-9 to 2 pi, denser at the small end and around the series' threshold."""
     rng = np.random.default_rng(seed)
     quarter = num // 4
-    angles = np.concatenate([10.0 ** rng.uniform(-9, 0, 2 * quarter), rng.uniform(0.05, 0.15, quarter), rng.uniform(0, 2 * math.pi, quarter)])
+    tiny = 10.0 ** rng.uniform(-9, 0, 2 * quarter)
+    angles = np.concatenate([tiny, rng.uniform(0.05, 0.15, quarter), rng.uniform(0, 2 * math.pi, quarter)])
     axes = rng.standard_normal((4 * quarter, 3))
     return axes / np.linalg.norm(axes, axis=1, keepdims=True) * angles[:, None]
 
