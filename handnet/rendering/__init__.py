@@ -5,7 +5,7 @@ Visibility comes from a compiled kernel on the CPU and from PyTorch3D on CUDA; e
 
 from handnet.rendering.rasterize import Fragments, interpolate, rasterize
 from handnet.rendering.render import Rendering, project_px, render_hands, soft_silhouette
-from handnet.rendering.shading import shade, sh_basis, vertex_normals
+from handnet.rendering.shading import sh_basis, shade, vertex_normals
 from handnet.rendering.visibility import zbuffer
 
 __all__ = [

@@ -1,6 +1,7 @@
 """Rasterise many meshes into many images: visibility from a kernel, barycentrics differentiable in torch.
 
-Pixel coordinates throughout (see `visibility`); the fragments and their gradients are those of PyTorch3D.
+Pixel coordinates throughout (see `visibility`). The fragments are those of PyTorch3D; so are the gradients, but for
+barycentrics clipped to a face (blur_px > 0), where PyTorch3D's hand-written backward is wrong by orders of magnitude.
 """
 
 from __future__ import annotations
@@ -56,22 +57,21 @@ def rasterize(
     if backend is None:
         backend = "pytorch3d" if vertices_px.is_cuda else "kernel"
     if backend == "pytorch3d":
-        dense = pytorch3d_backend.rasterize(vertices_px, faces, image_index, num_images, height, width, faces_per_pixel, blur_px)
-        slots, corners = _filled(dense[0], faces, vertices_px.shape[1])
-        return Fragments(*dense, slots, corners, dense[1].reshape(-1, 3)[slots])
-    face_index = torch.from_numpy(
-        visible_faces(
-            vertices_px.detach().double().contiguous().numpy(),
-            faces.contiguous().numpy(),
-            image_index.numpy(),
-            num_images,
-            height,
-            width,
-            faces_per_pixel,
-            blur_px,
-            torch.get_num_threads(),
+        face_index = pytorch3d_backend.visible_faces(vertices_px, faces, image_index, num_images, height, width, faces_per_pixel, blur_px)
+    else:
+        face_index = torch.from_numpy(
+            visible_faces(
+                vertices_px.detach().double().contiguous().numpy(),
+                faces.contiguous().numpy(),
+                image_index.numpy(),
+                num_images,
+                height,
+                width,
+                faces_per_pixel,
+                blur_px,
+                num_threads=torch.get_num_threads(),
+            )
         )
-    )
     slots, corners = _filled(face_index, faces, vertices_px.shape[1])
     weights, depth, distance = _measure(vertices_px, slots, corners, height, width, faces_per_pixel, clip=blur_px > 0)
 
@@ -139,7 +139,7 @@ def _check(
             f" got {num_images}, {height}, {width}, {faces_per_pixel}, {blur_px}"
         )
     for name, index, limit in (("image_index", image_index, num_images), ("faces", faces, vertices_px.shape[1])):
-        if index.numel() and not (0 <= int(index.min()) and int(index.max()) < limit):
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < limit):
             raise ValueError(f"rasterize: expected {name} in [0, {limit}), got {int(index.min())}..{int(index.max())}")
     if not torch.isfinite(vertices_px).all():
         bad = sorted({int(mesh) for mesh in (~torch.isfinite(vertices_px)).nonzero()[:, 0]})
