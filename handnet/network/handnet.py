@@ -75,8 +75,6 @@ class HandNet(nn.Module):
         super().__init__()
         if config.output_stride not in (4, 8):
             raise ValueError(f"output_stride: expected 4 or 8, got {config.output_stride}")
-        if config.batch_norm == "folded" and config.pretrained == "none":
-            raise ValueError("batch_norm: 'folded' keeps the pretrained statistics, so it expects pretrained weights; got pretrained 'none'")
         self.config = config
         self.backbone = Backbone(config.backbone, config.pretrained, config.batch_norm)
         used = [i for i, r in enumerate(self.backbone.reductions) if r >= config.output_stride]

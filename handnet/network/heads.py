@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from handnet.camera import decode_translation, project
 from handnet.hand.layer import HandLayer
 from handnet.network.sampling import LocalKeypoints
-from handnet.rotations import axis_angle_to_matrix, matrix_to_axis_angle, rotation_6d_to_matrix
+from handnet.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_rotation_6d, rotation_6d_to_matrix
 from handnet.skeleton import ROOT
 
 Rotation = Literal["6d", "axis-angle"]
@@ -25,7 +25,7 @@ NUM_POSE, NUM_BETAS, NUM_VERTICES, NUM_LIGHT = 45, 10, 778, 27
 MEAN_ALBEDO = (0.45, 0.35, 0.30)
 LOCAL_CHANNELS = 16
 # fingers up (camera -y) and the back of the hand to the camera, for a rest hand whose fingers point to -x and whose back is +y
-UPRIGHT = ((0.0, 0.0, 1.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0))
+UPRIGHT = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
 
 
 class HandParameters(NamedTuple):
@@ -75,7 +75,7 @@ class HandHead(nn.Module):
         self.texture = mlp(base, 128, NUM_VERTICES * 3) if texture else None
         self.light = mlp(base, 64, NUM_LIGHT) if texture else None
         upright = torch.tensor(UPRIGHT)
-        start = upright.T[:2].reshape(6) if rotation == "6d" else matrix_to_axis_angle(upright[None])[0]
+        start = matrix_to_rotation_6d(upright) if rotation == "6d" else matrix_to_axis_angle(upright[None])[0]
         self.register_buffer("start", torch.cat([start, torch.zeros(self.num_state - self.num_rotation)]), persistent=False)
 
     def predict_log_window(self, vectors: Tensor, context: Tensor) -> Float[Tensor, " M"]:

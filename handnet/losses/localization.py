@@ -1,0 +1,53 @@
+"""Localisation losses of section III-B: penalty-reduced focal losses on heatmaps (Eq. 2, 3) and the hand's window."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+
+def focal_heatmap_loss(
+    logits: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"], alpha: float = 2.0, beta: float = 4.0
+) -> Float[Tensor, ""]:
+    """Focal loss of a Gaussian heatmap, summed over cells and divided by the number of positives (cells with target 1), at least 1.
+
+    Eq. 3 as printed has no negative term; this is the penalty-reduced form of its reference [23]: a cell with target t < 1 counts as
+    negative with weight (1 - t)^beta. logits are before the sigmoid; alpha is the paper's gamma.
+    """
+    if logits.shape != target.shape:
+        raise ValueError(f"focal_heatmap_loss: expected target of shape {tuple(logits.shape)}, got {tuple(target.shape)}")
+    log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
+    p = logits.sigmoid()
+    positive = target >= 1
+    loss_positive = -((1 - p) ** alpha) * log_p
+    loss_negative = -((1 - target) ** beta) * p**alpha * log_q
+    num_positive = positive.sum().clamp(min=1)
+    return torch.where(positive, loss_positive, loss_negative).sum() / num_positive
+
+
+def window_loss(log_window: Float[Tensor, " M"], target_log_window: Float[Tensor, " M"]) -> Float[Tensor, ""]:
+    """L1 error of the log half side of the hands' windows; 0 for no hands."""
+    return (log_window - target_log_window).abs().sum() / max(len(log_window), 1)
+
+
+def window_keypoint_loss(
+    keypoints_px: Float[Tensor, "M 21 2"],
+    target_px: Float[Tensor, "M 21 2"],
+    visible: Float[Tensor, "M 21"],
+    window_px: Float[Tensor, " M"],
+) -> Float[Tensor, ""]:
+    """Mean distance between the heatmaps' expected keypoints and the labels, in half sides of the hand's window.
+
+    A label outside its window cannot be reached by an expectation over the window and does not count.
+    """
+    inside = ((keypoints_px.detach() - target_px).abs() < 4 * window_px[:, None, None]).all(-1)
+    weight = visible * inside
+    distance = smooth_norm((keypoints_px - target_px) / window_px[:, None, None])
+    return (distance * weight).sum() / weight.sum().clamp(min=1)
+
+
+def smooth_norm(vector: Float[Tensor, "*batch D"], eps: float = 1e-6) -> Float[Tensor, "*batch"]:
+    """L2 norm over the last axis with a finite gradient at zero."""
+    return (vector.square().sum(-1) + eps * eps).sqrt() - eps

@@ -1,0 +1,172 @@
+"""Training and evaluation batches from shards. A training batch is a pure function of (seed, step), so a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from handnet.batch import HandBatch
+from handnet.centers import CenterDefinition, hand_centers
+from pipelines.augment import View, fixed_view, jitter_color, random_view, warp_image, warp_mask, warp_vectors
+from pipelines.config import StageConfig
+from pipelines.datasets.sample import HandLabel, HandSample, transform_points
+from pipelines.shards import ShardReader
+
+DATA_ROOT = Path("data")
+# The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
+WINDOW_JITTER = 1.2
+
+
+class TrainingBatches(Dataset[HandBatch]):
+    """Item `step` is the batch of that step for one rank of `world_size`."""
+
+    def __init__(self, config: StageConfig, seed: int, *, whole_image: bool, rank: int = 0, world_size: int = 1):
+        self.reader = ShardReader(DATA_ROOT / config.data)
+        self.config = config
+        self.seed = seed
+        self.whole_image = whole_image
+        if config.batch_size % world_size:
+            raise ValueError(f"batch_size: expected a multiple of {world_size} processes, got {config.batch_size}")
+        if not len(self.reader):
+            raise ValueError(f"{self.reader.folder}: expected at least one sample, got none")
+        self.places = range(rank, config.batch_size, world_size)
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> HandBatch:
+        if step >= self.config.steps:
+            raise IndexError(step)
+        return collate([self._sample(step * self.config.batch_size + place) for place in self.places])
+
+    def _sample(self, position: int) -> Example:
+        epoch, place = divmod(position, len(self.reader))
+        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.reader))
+        rng = np.random.default_rng([self.seed, 1, position])
+        full = self.config.supervision == "3d"
+        sample = self.reader.read(int(order[place]), labels_3d=full)
+        center = view_center(sample, self.config.center, self.whole_image)
+        view = random_view(sample, self.config.input_px, center, self.config.augment, rng)
+        return make_example(sample, view, self.config.input_px, color=self.config.augment.color, rng=rng)
+
+
+class Example:
+    """One warped sample: arrays of its hands that are still inside the input."""
+
+    def __init__(self, key: str, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, K: NDArray[np.float64]):
+        self.key, self.image, self.mask, self.K = key, image, mask, K
+        self.side: list[int] = []
+        self.keypoints_px: list[NDArray[np.float32]] = []
+        self.visible: list[NDArray[np.float32]] = []
+        self.jitter: list[float] = []
+        self.keypoints_m: list[NDArray[np.float32] | None] = []
+        self.vertices_m: list[NDArray[np.float32] | None] = []
+
+
+def view_center(sample: HandSample, definition: CenterDefinition, whole_image: bool) -> NDArray[np.float64]:
+    """The source point that goes to the middle of the input: the image's middle, or the (first) hand's centre for crops."""
+    if whole_image or not sample.hands:
+        return np.array([sample.image.shape[1] / 2, sample.image.shape[0] / 2])
+    return label_center(sample.hands[0], definition)
+
+
+def label_center(hand: HandLabel, definition: CenterDefinition = "keypoints") -> NDArray[np.float64]:
+    """(2,) centre of a labelled hand in its image's pixels."""
+    keypoints = torch.from_numpy(hand.keypoints_px)[None]
+    visible = torch.from_numpy(hand.visible.astype(np.float32))[None]
+    return hand_centers(keypoints, visible, definition)[0].numpy().astype(np.float64)
+
+
+def make_example(sample: HandSample, view: View, input_px: int, *, color: float = 0.0, rng: np.random.Generator | None = None) -> Example:
+    """Image and labels under a view. A hand whose centre leaves the input is no longer a positive and is dropped."""
+    image = warp_image(sample.image, view.affine, input_px)
+    if rng is not None:
+        image = jitter_color(image, color, rng)
+    mask = None if sample.mask is None else warp_mask(sample.mask, view.affine, input_px)
+    example = Example(sample.key, image, mask, view.K)
+    for hand in sample.hands:
+        keypoints = transform_points(view.affine, hand.keypoints_px)
+        inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
+        visible = (hand.visible & inside).astype(np.float32)
+        center = keypoints[visible > 0].mean(0) if visible.any() else keypoints.mean(0)
+        if ((center < 0) | (center >= input_px)).any():
+            continue
+        example.side.append(1 - hand.side if view.flip else hand.side)
+        example.keypoints_px.append(keypoints)
+        example.visible.append(visible)
+        example.jitter.append(float(WINDOW_JITTER ** rng.uniform(-1, 1)) if rng is not None else 1.0)
+        example.keypoints_m.append(None if hand.keypoints_m is None else warp_vectors(hand.keypoints_m, view))
+        example.vertices_m.append(None if hand.vertices_m is None else warp_vectors(hand.vertices_m, view))
+    return example
+
+
+def collate(examples: list[Example]) -> HandBatch:
+    """Examples to one batch with flat hands. Masks and 3D labels are passed on when every example has them."""
+    counts = [len(e.side) for e in examples]
+    hands = sum(counts)
+
+    def flat(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+        rows = [row for e in examples for row in getattr(e, name)]
+        return torch.from_numpy(np.stack(rows).astype(np.float32)) if rows else torch.zeros(shape)
+
+    full = hands > 0 and all(k is not None for e in examples for k in e.keypoints_m + e.vertices_m)
+    image = torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2).float() / 255
+    masks = [e.mask for e in examples if e.mask is not None]
+    return HandBatch(
+        image=image.contiguous(memory_format=torch.channels_last),
+        K=torch.from_numpy(np.stack([e.K for e in examples]).astype(np.float32)),
+        mask=torch.from_numpy(np.stack(masks)) if len(masks) == len(examples) else None,
+        image_index=torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)),
+        side=torch.tensor([s for e in examples for s in e.side], dtype=torch.long),
+        keypoints_px=flat("keypoints_px", (0, 21, 2)),
+        visible=flat("visible", (0, 21)),
+        window_jitter=torch.tensor([j for e in examples for j in e.jitter], dtype=torch.float32),
+        keypoints_m=flat("keypoints_m", (0, 21, 3)) if full else None,
+        vertices_m=flat("vertices_m", (0, 778, 3)) if full else None,
+        keys=tuple(e.key for e in examples),
+    )
+
+
+class FromStep(torch.utils.data.Sampler[int]):
+    """Steps from `first` to `last`, in order: what is left of a resumed run."""
+
+    def __init__(self, first: int, last: int):
+        self.steps = range(first, last)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.steps)
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+
+def training_loader(batches: TrainingBatches, first_step: int, num_workers: int) -> DataLoader[HandBatch]:
+    """Batches of the remaining steps; workers only move the work elsewhere, they change no byte."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        sampler=FromStep(first_step, len(batches)),
+        num_workers=num_workers,
+        worker_init_fn=_one_thread,
+        prefetch_factor=4 if num_workers else None,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def _one_thread(_: int) -> None:
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+
+
+def crop_sample(
+    sample: HandSample, input_px: int, definition: CenterDefinition = "keypoints"
+) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
+    """The crop an evaluation sees: the hand's true centre in the middle, the source's whole scale. Returns image, K and the affine."""
+    view = fixed_view(sample, input_px, view_center(sample, definition, whole_image=False))
+    return warp_image(sample.image, view.affine, input_px), view.K, view.affine
