@@ -7,6 +7,7 @@ own section only, so that DVC's per-section params stay the truth about what a s
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -250,8 +251,8 @@ class Params(Section):
     ingest: IngestConfig
     compose: ComposeConfig
     train: TrainConfig
-    evaluate: dict[str, EvaluationConfig]
-    submit: dict[str, SubmissionConfig]
+    evaluate: Annotated[dict[str, EvaluationConfig], Field(min_length=1)]
+    submit: Annotated[dict[str, SubmissionConfig], Field(min_length=1)]
     report: ReportConfig
 
     @model_validator(mode="after")
@@ -261,7 +262,20 @@ class Params(Section):
             source = getattr(self.compose, key).source
             if source not in ingested:
                 raise ValueError(f"compose.{key}.source: expected one of the ingested datasets {sorted(ingested)}, got {source!r}")
+        folders = [f"ingest/{name}/{split}" for name in sorted(ingested) for split in ("train", "val", "eval")]
+        folders += [f"scenes/{key}" for key in ComposeConfig.model_fields]
+        for key, data in self._data_keys():
+            if data not in folders:
+                raise ValueError(f"{key}: expected one of {folders}, got {data!r}")
         return self
+
+    def _data_keys(self) -> Iterator[tuple[str, str]]:
+        yield "train.crop.data", self.train.crop.data
+        yield "train.multi.data", self.train.multi.data
+        for name, evaluation in self.evaluate.items():
+            yield f"evaluate.{name}.data", evaluation.data
+        for name, submission in self.submit.items():
+            yield f"submit.{name}.data", submission.data
 
 
 def parse_params(tree: object, where: str) -> Params:
