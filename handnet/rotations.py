@@ -9,9 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# Below this squared angle the series are exact to float64 and, unlike sin(t) / t, have a gradient at zero.
-_SMALL_SQUARED_ANGLE = 1e-2
-
 
 def _expect_last(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
     if value.shape[-len(shape) :] != shape:
@@ -24,22 +21,16 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
     Raises ValueError if the last axis is not 3.
     """
     _expect_last("axis_angle", axis_angle, (3,))
-    squared = (axis_angle * axis_angle).sum(-1)
-    small = squared < _SMALL_SQUARED_ANGLE
-    angle = torch.where(small, torch.ones_like(squared), squared).sqrt()
-    # R = I + (sin t / t) [v] + ((1 - cos t) / t^2) [v]^2
-    s = squared
-    series_sine = 1 - s / 6 * (1 - s / 20 * (1 - s / 42 * (1 - s / 72 * (1 - s / 110))))
-    series_cosine = 0.5 * (1 - s / 12 * (1 - s / 30 * (1 - s / 56 * (1 - s / 90 * (1 - s / 132)))))
-    sine = torch.where(small, series_sine, angle.sin() / angle)
+    # The smallest angle stands for zero: below it the formulas are exact to rounding, and unlike 0 it can be divided by,
+    # so that values and gradients need no branch at the identity.
+    squared = (axis_angle * axis_angle).sum(-1, keepdim=True) + torch.finfo(axis_angle.dtype).eps ** 2
+    angle = squared.sqrt()
     half = (0.5 * angle).sin() / angle
-    cosine = torch.where(small, series_cosine, 2 * half * half)
-    x, y, z = axis_angle.unbind(-1)
-    sx, sy, sz = sine * x, sine * y, sine * z
-    cx, cy, cz = cosine * x, cosine * y, cosine * z
-    xx, yy, zz, xy, xz, yz = cx * x, cy * y, cz * z, cx * y, cx * z, cy * z
-    entries = (1 - yy - zz, xy - sz, xz + sy, xy + sz, 1 - xx - zz, yz - sx, xz - sy, yz + sx, 1 - xx - yy)
-    return torch.stack(entries, -1).unflatten(-1, (3, 3))
+    # R = cos t I + (sin t / t) [v] + ((1 - cos t) / t^2) v v^T
+    eye = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
+    cross = torch.linalg.cross(eye.expand(*axis_angle.shape, 3), axis_angle[..., None, :], dim=-1)
+    outer = (2 * half * half * axis_angle)[..., :, None] * axis_angle[..., None, :]
+    return angle.cos()[..., None] * eye + (angle.sin() / angle)[..., None] * cross + outer
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:

@@ -14,9 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from handnet.hand.files import HandModel, load_hand
-from handnet.hand.schema import NUM_BETAS, NUM_FACES, NUM_JOINTS, NUM_POSE, NUM_VERTICES
+from handnet.hand.schema import NUM_BETAS, NUM_FACES, NUM_JOINTS, NUM_POSE, NUM_POSE_FEATURES, NUM_VERTICES
 from handnet.rotations import axis_angle_to_matrix
 from handnet.skeleton import MANO_TO_STD, NUM_KEYPOINTS
+
+NUM_FINGERS = 5
 
 
 class HandOutput(NamedTuple):
@@ -39,32 +41,23 @@ class HandLayer(nn.Module):
         self.name = model.name
         # Both sides stacked along the features: a hand's features are put in its side's half, the other half is zero,
         # so one product serves a mixed batch.
-        self._add("blend", np.concatenate([_vertex_blend(model, side) for side in (0, 1)]))  # (2 * 146, 2334)
-        self._add("joint_blend", np.concatenate([_joint_blend(model, side) for side in (0, 1)]))  # (2 * 11, 48)
-        self.shared_weights = bool(np.array_equal(model.weights[0], model.weights[1]))
-        self._add("weights", model.weights[:1] if self.shared_weights else model.weights)  # (1 or 2, 778, 16)
+        self._add("blend", np.concatenate([_blend(model, side) for side in (0, 1)]))  # (2 * 146, 3 * 778 + 2 * 48)
+        shared = np.array_equal(model.weights[0], model.weights[1])
+        weights = model.weights.transpose(0, 2, 1)
+        self._add("weights", weights[0] if shared else weights)  # (16, 778), or (2, 16, 778) if the sides differ
         self._add("hands_mean", model.hands_mean)  # (2, 45)
         self._add("hands_components", model.hands_components)  # (2, 45, 45)
         self._add("tips", model.tips)
         self._add("both_faces", model.faces)
         self._add("std_order", MANO_TO_STD)
-        self._levels: list[tuple[list[int], list[int]]] = _depth_levels(model.parents)
-        order = [0, *(joint for joints, _ in self._levels for joint in joints)]
-        self._add("parents", np.maximum(model.parents, 0))
-        self._add("from_level_order", np.argsort(order))
-        self._add("eye", np.eye(3))
 
     blend: Tensor
-    joint_blend: Tensor
     weights: Tensor
     hands_mean: Tensor
     hands_components: Tensor
     tips: Tensor
     both_faces: Tensor
     std_order: Tensor
-    parents: Tensor
-    from_level_order: Tensor
-    eye: Tensor
 
     def _add(self, name: str, array: NDArray[np.float64] | NDArray[np.int64]) -> None:
         tensor = torch.tensor(np.ascontiguousarray(array))
@@ -113,15 +106,13 @@ class HandLayer(nn.Module):
             rotations = pose
         else:
             raise ValueError("flat_hand_mean: expected True with rotation matrices (the mean pose is added to axis-angle only), got False")
-        is_right = side.to(betas.dtype)[:, None]
-        shape_features = torch.cat([torch.ones_like(is_right), betas], 1)
-        pose_features = (rotations - self.eye).flatten(1)
-        rest_vertices = (_by_side(torch.cat([shape_features, pose_features], 1), is_right) @ self.blend).unflatten(1, (NUM_VERTICES, 3))
-        rest_joints = (_by_side(shape_features, is_right) @ self.joint_blend).unflatten(1, (NUM_JOINTS, 3))
-        world = self._chain(torch.cat([root_rotation[:, None], rotations], 1), rest_joints)
-        vertices = self._skin(rest_vertices, rest_joints, world, side)
+        rest_vertices, rest_joints, offsets = self._rest(rotations, betas, side)
+        world_rotations, positions = _chain(root_rotation, rotations, offsets)
+        # x -> R (x - rest joint) + position, blended over the joints
+        shifts = positions - (world_rotations * rest_joints[:, :, None, :]).sum(-1)
+        vertices = self._skin(rest_vertices, world_rotations, shifts, side)
         tips = vertices.gather(1, self.tips[side][..., None].expand(-1, -1, 3))
-        joints = torch.cat([world[..., 3], tips], 1)[:, self.std_order]
+        joints = torch.cat([positions, tips], 1)[:, self.std_order]
         offset = None if center_joint is None else -joints[:, center_joint]
         if translation is not None:
             offset = translation if offset is None else offset + translation
@@ -129,25 +120,20 @@ class HandLayer(nn.Module):
             vertices, joints = vertices + offset[:, None], joints + offset[:, None]
         return HandOutput(vertices, joints)
 
-    def _chain(self, rotations: Tensor, rest_joints: Tensor) -> Tensor:
-        """World transforms (N, 16, 3, 4) by depth in the tree: three batched products instead of fifteen."""
-        offsets = torch.cat([rest_joints[:, :1], rest_joints[:, 1:] - rest_joints[:, self.parents[1:]]], 1)
-        local = torch.cat([rotations, offsets[..., None]], -1)
-        worlds = [local[:, :1]]
-        for joints, parent_places in self._levels:
-            parent = worlds[-1][:, parent_places]
-            moved = parent[..., :3] @ local[:, joints]
-            worlds.append(torch.cat([moved[..., :3], moved[..., 3:] + parent[..., 3:]], -1))
-        return torch.cat(worlds, 1)[:, self.from_level_order]
+    def _rest(self, rotations: Tensor, betas: Tensor, side: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Shaped and corrected vertices (N, 3, 778), joints (N, 16, 3) and joint offsets from the parents (N, 16, 3)."""
+        features = torch.cat([torch.ones_like(betas[:, :1]), betas, rotations.flatten(1)], 1)
+        by_side = nn.functional.one_hot(side, 2).to(features.dtype)[..., None] * features[:, None]
+        rest = by_side.flatten(1) @ self.blend
+        vertices, joints, offsets = rest.split([3 * NUM_VERTICES, 3 * NUM_JOINTS, 3 * NUM_JOINTS], 1)
+        return vertices.unflatten(1, (3, NUM_VERTICES)), joints.unflatten(1, (NUM_JOINTS, 3)), offsets.unflatten(1, (NUM_JOINTS, 3))
 
-    def _skin(self, rest_vertices: Tensor, rest_joints: Tensor, world: Tensor, side: Tensor) -> Tensor:
-        rotations, positions = world[..., :3], world[..., 3]
-        # x -> R (x - rest joint) + position
-        shift = positions - (rotations * rest_joints[:, :, None, :]).sum(-1)
-        transforms = torch.cat([rotations, shift[..., None]], -1).flatten(2)
-        weights = self.weights if self.shared_weights else self.weights[side]
-        blended = (weights @ transforms).unflatten(-1, (3, 4))
-        return (blended[..., :3] * rest_vertices[:, :, None, :]).sum(-1) + blended[..., 3]
+    def _skin(self, rest_vertices: Tensor, rotations: Tensor, shifts: Tensor, side: Tensor) -> Tensor:
+        # Vertices run along the last axis, so that the sums below are long and vectorised.
+        weights = self.weights if self.weights.ndim == 2 else self.weights[side]
+        blended_rotations = (rotations.flatten(2).mT @ weights).unflatten(1, (3, 3))
+        posed = (blended_rotations * rest_vertices[:, None]).sum(2) + shifts.mT @ weights
+        return posed.mT.contiguous()
 
     def _check(
         self, root_rotation: Tensor, pose: Tensor, betas: Tensor, side: Tensor, translation: Tensor | None, center_joint: int | None
@@ -176,34 +162,32 @@ def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError(f"{name}: expected shape {shape}, got {tuple(value.shape)}")
 
 
-def _by_side(features: Tensor, is_right: Tensor) -> Tensor:
-    """(N, F) features -> (N, 2 F): left hands fill the first half, right hands the second."""
-    return torch.cat([features * (1 - is_right), features * is_right], 1)
+def _chain(root_rotation: Tensor, rotations: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+    """World rotations (N, 16, 3, 3) and positions (N, 16, 3): MANO's tree is five fingers of three joints, so three
+    steps along all fingers at once instead of fifteen joint by joint."""
+    local = torch.cat([rotations, offsets[:, 1:, :, None]], -1).unflatten(1, (NUM_FINGERS, 3))
+    rotation, position = root_rotation[:, None], offsets[:, :1, :, None]
+    world = []
+    for step in local.unbind(2):
+        moved = rotation @ step
+        rotation, position = moved[..., :3], moved[..., 3:] + position
+        world.append(torch.cat([rotation, position], -1))
+    fingers = torch.stack(world, 2).flatten(1, 2)
+    return torch.cat([root_rotation[:, None], fingers[..., :3]], 1), torch.cat([offsets[:, :1], fingers[..., 3]], 1)
 
 
-def _vertex_blend(model: HandModel, side: int) -> NDArray[np.float64]:
-    """(1 + 10 + 135, 778 * 3): template, shape directions and pose correctives as rows."""
-    template = model.v_template[side].reshape(1, -1)
-    shape = model.shapedirs[side].reshape(3 * NUM_VERTICES, -1).T
-    pose = model.posedirs[side].reshape(3 * NUM_VERTICES, -1).T
-    return np.concatenate([template, shape, pose])
-
-
-def _joint_blend(model: HandModel, side: int) -> NDArray[np.float64]:
-    """(1 + 10, 16 * 3): the regressor applied to the template and to every shape direction, once and for all."""
-    regressor = model.J_regressor[side]
-    template = (regressor @ model.v_template[side]).reshape(1, -1)
-    shape = np.einsum("jv,vak->kja", regressor, model.shapedirs[side]).reshape(NUM_BETAS, -1)
-    return np.concatenate([template, shape])
-
-
-def _depth_levels(parents: NDArray[np.int64]) -> list[tuple[list[int], list[int]]]:
-    """For each depth below the root: its joints, and the places of their parents in the level above."""
-    levels: list[tuple[list[int], list[int]]] = []
-    above = [0]
-    while True:
-        joints = [joint for joint in range(1, len(parents)) if int(parents[joint]) in above]
-        if not joints:
-            return levels
-        levels.append((joints, [above.index(int(parents[joint])) for joint in joints]))
-        above = joints
+def _blend(model: HandModel, side: int) -> NDArray[np.float64]:
+    """(1 + 10 + 135, 3 * 778 + 2 * 48): rows for the constant 1, the betas and the entries of the pose rotations;
+    columns for the vertices (coordinate by coordinate), the joints, and the joints relative to their parents."""
+    posedirs = model.posedirs[side].transpose(2, 1, 0).reshape(NUM_POSE_FEATURES, -1)
+    shapedirs = model.shapedirs[side].transpose(2, 1, 0)
+    # MANO's pose features are R - I; the constant takes the I, so that the features can be R itself
+    identity = np.tile(np.eye(3).ravel(), NUM_JOINTS - 1)
+    template = model.v_template[side].T
+    vertices = np.concatenate([template.reshape(1, -1) - identity @ posedirs, shapedirs.reshape(NUM_BETAS, -1), posedirs])
+    joints = np.concatenate([template[None], shapedirs]) @ model.J_regressor[side].T
+    joints = joints.transpose(0, 2, 1)  # (1 + 10, 16, 3)
+    offsets = joints.copy()
+    offsets[:, 1:] -= joints[:, model.parents[1:]]
+    unposed = np.concatenate([joints.reshape(1 + NUM_BETAS, -1), offsets.reshape(1 + NUM_BETAS, -1)], 1)
+    return np.concatenate([vertices, np.pad(unposed, ((0, NUM_POSE_FEATURES), (0, 0)))], 1)
