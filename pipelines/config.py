@@ -225,6 +225,7 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     model: Literal["crop", "multi"]
     data: str
+    mean_hand_data: str  # training shards of single hands whose 2D labels the mean-hand baseline is fitted to
     centers: Literal["true", "predicted"]
     batch_size: PositiveInt
     score_threshold: Fraction
@@ -274,6 +275,7 @@ class Params(Section):
         yield "train.multi.data", self.train.multi.data
         for name, evaluation in self.evaluate.items():
             yield f"evaluate.{name}.data", evaluation.data
+            yield f"evaluate.{name}.mean_hand_data", evaluation.mean_hand_data
         for name, submission in self.submit.items():
             yield f"submit.{name}.data", submission.data
 
@@ -286,7 +288,8 @@ def parse_params(tree: object, where: str) -> Params:
         # strict mode refuses YAML's lists where a tuple is meant; its JSON rules accept them and nothing looser
         return Params.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        first = error.errors()[0]
+        # an unknown key says more than the missing one beside it, which it often is, misspelt
+        first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"])
         more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
         if first["type"] == "extra_forbidden":
