@@ -12,11 +12,29 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from handnet.skeleton import NUM_KEYPOINTS, SIDES
+
+__all__ = [
+    "JOINT_CONVENTIONS",
+    "MASK_IGNORE",
+    "MAX_HANDS",
+    "NUM_KEYPOINTS",
+    "NUM_MANO",
+    "NUM_VERTICES",
+    "SIDES",
+    "DataError",
+    "HandLabel",
+    "HandSample",
+    "affine_matrix",
+    "as_affine",
+    "mirror_affine",
+    "transform_box",
+    "transform_points",
+]
+
 FloatArray = NDArray[np.float32]
 DoubleArray = NDArray[np.float64]
 
-SIDES = ("left", "right")
-NUM_KEYPOINTS = 21
 NUM_VERTICES = 778
 NUM_MANO = 61  # root rotation 3, pose 45, betas 10, translation 3
 JOINT_CONVENTIONS = ("lbs", "regressed")
@@ -25,6 +43,10 @@ MAX_HANDS = MASK_IGNORE - 1
 
 _MIRROR_ROTATION = np.array([1.0, -1.0, -1.0], np.float32)
 _MIRROR_POINT = np.array([-1.0, 1.0, 1.0], np.float32)
+
+
+class DataError(ValueError):
+    """Data that cannot be used: the message names the file (and the field or member), what was expected and what came."""
 
 
 def _array(name: str, value: object, shape: tuple[int, ...], dtype: type) -> NDArray:

@@ -1,0 +1,207 @@
+"""Make a folder of shards in parallel, so that an interrupted run goes on where it was and a finished one is not repeated.
+
+Shards grow in a work folder (`NAME.partial/shards`, with what tells that they are finished in `NAME.partial/stats`);
+with its manifest written, the folder of shards takes the target's place by renaming.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.datasets.sample import HandSample
+from pipelines.executors import report_progress, run
+from pipelines.shards.manifest import (
+    MANIFEST,
+    SOURCE_IDS,
+    Counts,
+    Manifest,
+    ShardStats,
+    add_counts,
+    digest,
+    load_manifest,
+    shard_name,
+    to_json,
+    write_atomic,
+)
+from pipelines.shards.schema import SCHEMA, ShardError
+from pipelines.shards.writer import finished_stats, write_shard
+
+STATISTICS = "stats.json"  # histograms of the labels, for people
+
+_opened: dict[str, SampleSource] = {}  # this process's source, by fingerprint: opening one may be slow
+
+
+class SampleSource(Protocol):
+    """What fills the shards. Every worker process opens its own, by the plan's `open_source`."""
+
+    def sample(self, index: int) -> HandSample:
+        """Sample `index`, a pure function of the configuration and the index."""
+        ...
+
+    def counts(self, index: int) -> Counts:
+        """Histograms to add for sample `index` beside those of its labels (usually none)."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A folder of shards to make. `open_source` must be picklable; `config` is what it was made with, for the manifest."""
+
+    target: Path
+    work: Path
+    dataset: str
+    split: str
+    num_samples: int
+    samples_per_shard: int
+    jpeg_quality: int
+    config: Mapping[str, Any]
+    open_source: Callable[[], SampleSource]
+    sources: Mapping[str, str] = field(default_factory=dict)
+    code: str = ""  # digest of the code that makes the samples: half-made shards of older code are not continued
+
+    @property
+    def shards_folder(self) -> Path:
+        return self.work / "shards"
+
+    @property
+    def stats_folder(self) -> Path:
+        return self.work / "stats"
+
+    @property
+    def num_shards(self) -> int:
+        return -(-self.num_samples // self.samples_per_shard)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What the finished folder's manifest says about where it came from."""
+        return {
+            "schema": SCHEMA,
+            "dataset": self.dataset,
+            "split": self.split,
+            "num_samples": self.num_samples,
+            "samples_per_shard": self.samples_per_shard,
+            "config": dict(self.config),
+            "sources": dict(self.sources),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        return digest({**self.identity, "code": self.code})
+
+    def shard_range(self, shard: int) -> range:
+        """Indices of the samples in shard `shard`."""
+        return range(shard * self.samples_per_shard, min((shard + 1) * self.samples_per_shard, self.num_samples))
+
+
+def build_shards(plan: Plan, *, num_workers: int | None = None, description: str) -> bool:
+    """Make `plan`'s folder; False if it was there already, finished, under the same configuration.
+
+    Exceptions of `open_source` and `sample` pass through with a note that names the shard.
+    """
+    if is_finished(plan):
+        shutil.rmtree(plan.work, ignore_errors=True)
+        return False
+    plan.shards_folder.mkdir(parents=True, exist_ok=True)
+    plan.stats_folder.mkdir(exist_ok=True)
+    make = partial(_make_shard, plan)
+    length = partial(_shard_length, plan)
+    _opened.clear()
+    all_stats = run(make, range(plan.num_shards), num_workers=num_workers, description=description, steps=length, unit="samples")
+    _opened.clear()
+    _finish(plan, all_stats)
+    return True
+
+
+def is_finished(plan: Plan) -> bool:
+    """Whether the target holds everything the plan asks for (sizes are checked, contents are not)."""
+    try:
+        manifest = load_manifest(plan.target)
+    except (ShardError, NotADirectoryError):
+        return False
+    if any(getattr(manifest, name) != value for name, value in plan.identity.items()):
+        return False
+    files = [(plan.target / entry.name, entry.bytes) for entry in manifest.shards]
+    return len(files) == plan.num_shards and all(path.is_file() and path.stat().st_size == size for path, size in files)
+
+
+def _shard_length(plan: Plan, shard: int) -> int:
+    return len(plan.shard_range(shard))
+
+
+def _make_shard(plan: Plan, shard: int) -> ShardStats:
+    fingerprint = plan.fingerprint
+    done = finished_stats(plan.shards_folder, plan.stats_folder, shard, fingerprint)
+    if done is not None:
+        return done
+    if fingerprint not in _opened:
+        _opened.clear()
+        _opened[fingerprint] = plan.open_source()
+    source = _opened[fingerprint]
+    extra: Counts = {}
+
+    def samples() -> Iterator[HandSample]:
+        for index in plan.shard_range(shard):
+            yield source.sample(index)
+            add_counts(extra, source.counts(index))
+
+    return write_shard(
+        plan.shards_folder,
+        plan.stats_folder,
+        shard,
+        samples(),
+        jpeg_quality=plan.jpeg_quality,
+        fingerprint=fingerprint,
+        extra_counts=extra,
+        on_sample=report_progress,
+    )
+
+
+def _finish(plan: Plan, all_stats: list[ShardStats]) -> None:
+    """Write the manifest last, drop what does not belong, and put the folder in the target's place."""
+    counts: Counts = {}
+    source_ids: set[str] = set()
+    identities: set[str] = set()
+    for stats in all_stats:
+        add_counts(counts, stats.counts)
+        source_ids.update(stats.source_ids)
+        identities.update(stats.identities)
+    manifest = Manifest(
+        dataset=plan.dataset,
+        split=plan.split,
+        num_samples=sum(stats.entry.num_samples for stats in all_stats),
+        num_hands=sum(stats.entry.num_hands for stats in all_stats),
+        samples_per_shard=plan.samples_per_shard,
+        shards=[stats.entry for stats in all_stats],
+        config=dict(plan.config),
+        sources=dict(plan.sources),
+        num_source_ids=len(source_ids),
+        source_ids_sha256=digest(sorted(source_ids)),
+        identities=sorted(identities),
+    )
+    keep = {shard_name(i) for i in range(plan.num_shards)}
+    for path in plan.shards_folder.iterdir():
+        if path.name not in keep:
+            path.unlink()
+    write_atomic(plan.shards_folder / SOURCE_IDS, "".join(f"{source_id}\n" for source_id in sorted(source_ids)).encode())
+    write_atomic(plan.shards_folder / STATISTICS, to_json(counts))
+    write_atomic(plan.shards_folder / MANIFEST, manifest.to_json())
+    _replace_folder(plan.shards_folder, plan.target)
+    shutil.rmtree(plan.work)
+
+
+def _replace_folder(source: Path, target: Path) -> None:
+    """Rename `source` to `target`, removing a folder that is there already."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists():
+        old = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        os.replace(target, old)
+        os.replace(source, target)
+        shutil.rmtree(old)
+    else:
+        os.replace(source, target)

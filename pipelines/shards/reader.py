@@ -1,0 +1,159 @@
+"""Random access to a folder of shards: only the members asked for are read, each by its offset.
+
+Safe to share with forked workers and to pickle for spawned ones.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+from collections.abc import Iterable
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.datasets.sample import HandSample
+from pipelines.shards import schema
+from pipelines.shards.headers import MemberIndex, scan_headers
+from pipelines.shards.manifest import Manifest, load_manifest, sha256_file
+from pipelines.shards.schema import ShardError
+
+_COLUMNS = {suffix: i for i, suffix in enumerate(schema.SUFFIXES)}
+
+
+class ShardReader:
+    """The samples of one folder of shards, by index. ShardError (naming file and member) for whatever is wrong with it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = load_manifest(self.folder)
+        self._ends = list(accumulate(entry.num_samples for entry in self.manifest.shards))
+        self._indices: dict[int, MemberIndex] = {}
+        self._descriptors: dict[int, int] = {}
+        if (self._ends[-1] if self._ends else 0) != self.manifest.num_samples:
+            raise ShardError(f"{self.folder}/manifest.json: num_samples {self.manifest.num_samples} is not the sum over its shards")
+        for entry in self.manifest.shards:
+            path = self.folder / entry.name
+            if not path.is_file():
+                raise ShardError(f"{path}: not found, but manifest.json lists it")
+            if path.stat().st_size != entry.bytes:
+                raise ShardError(f"{path}: expected {entry.bytes} bytes as manifest.json says, got {path.stat().st_size} (truncated?)")
+
+    def __len__(self) -> int:
+        return self.manifest.num_samples
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_descriptors": {}}  # open files do not travel to another process
+
+    def __del__(self) -> None:
+        for descriptor in self.__dict__.get("_descriptors", {}).values():
+            os.close(descriptor)
+
+    def key(self, index: int) -> str:
+        """The key of sample `index`."""
+        shard, row = self._locate(index)
+        return self._index(shard).keys[row]
+
+    def read_members(self, index: int, suffixes: Iterable[str]) -> dict[str, bytes]:
+        """The bytes of the members named by `suffixes` (such as "jpg"); ShardError names one that is not there."""
+        wanted = list(suffixes)
+        found = self._read(index, wanted)
+        missing = [suffix for suffix in wanted if suffix not in found]
+        if missing:
+            raise ShardError(f"{self._where(index)}.{missing[0]}: no such member")
+        return found
+
+    def read(self, index: int, *, labels_3d: bool, image: bool = True, vertices: bool = True) -> HandSample:
+        """Sample `index`.
+
+        labels_3d=False leaves keypoints_m, vertices_m and mano None and their members unread; vertices=False leaves
+        out the (large) vertices only. image=False leaves image and mask unread: `mask` is None and `image` a black
+        placeholder of the right size that takes no memory.
+        """
+        suffixes = [schema.META, schema.KEYPOINTS]
+        if image:
+            suffixes += [schema.IMAGE, schema.MASK]
+        if labels_3d:
+            suffixes += [s for s in schema.LABELS_3D if vertices or s != schema.VERTICES]
+        members = self._read(index, suffixes)
+        where = self._where(index)
+        decoded = {suffix: self._decode(where, suffix, data) for suffix, data in members.items()}
+        for suffix in (schema.META, schema.KEYPOINTS, *([schema.IMAGE] if image else [])):
+            if suffix not in decoded:
+                raise ShardError(f"{where}.{suffix}: no such member")
+        meta = decoded[schema.META]
+        try:
+            size = (int(meta["height"]), int(meta["width"]))
+            arrays = {suffix: decoded[suffix] for suffix in schema.LABELS_3D if suffix in decoded}
+            hands = schema.decode_hands(where, meta, decoded[schema.KEYPOINTS], arrays)
+            pixels = decoded[schema.IMAGE] if image else np.broadcast_to(np.uint8(0), (*size, 3))
+            if pixels.shape[:2] != size:
+                raise ShardError(f"{where}.{schema.IMAGE}: expected height, width {size}, got {pixels.shape[:2]}")
+            return HandSample(key=self.key(index), image=pixels, K=np.array(meta["K"]), hands=hands, mask=decoded.get(schema.MASK))
+        except KeyError as error:
+            raise ShardError(f"{where}.{schema.META}: missing key {error}") from None
+        except ShardError:
+            raise
+        except ValueError as error:
+            raise ShardError(f"{where}: {error}") from None
+
+    def verify(self) -> None:
+        """Compare every shard's checksum with the manifest's and read every header; ShardError names the shard."""
+        for number, entry in enumerate(self.manifest.shards):
+            path = self.folder / entry.name
+            found = sha256_file(path)
+            if found != entry.sha256:
+                raise ShardError(f"{path}: expected sha256 {entry.sha256} as manifest.json says, got {found}")
+            self._index(number)
+
+    @staticmethod
+    def _decode(where: str, suffix: str, data: bytes) -> Any:
+        decoders = {schema.IMAGE: schema.decode_image, schema.MASK: schema.decode_mask, schema.META: schema.decode_meta}
+        return schema.decode_member(f"{where}.{suffix}", decoders.get(suffix, schema.decode_array), data)
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self.folder}: expected a sample index in 0..{len(self) - 1}, got {index}")
+        shard = bisect.bisect_right(self._ends, index)
+        return shard, index - (self._ends[shard - 1] if shard else 0)
+
+    def _where(self, index: int) -> str:
+        shard, row = self._locate(index)
+        return f"{self.folder / self.manifest.shards[shard].name}: {self._index(shard).keys[row]}"
+
+    def _descriptor(self, shard: int) -> int:
+        if shard not in self._descriptors:
+            if len(self._descriptors) >= 64:  # stay far below the usual limit of open files
+                os.close(self._descriptors.pop(next(iter(self._descriptors))))
+            self._descriptors[shard] = os.open(self.folder / self.manifest.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
+        return self._descriptors[shard]
+
+    def _index(self, shard: int) -> MemberIndex:
+        if shard not in self._indices:
+            entry = self.manifest.shards[shard]
+            where = str(self.folder / entry.name)
+            index = scan_headers(self._descriptor(shard), entry.bytes, where)
+            if len(index.keys) != entry.num_samples:
+                raise ShardError(f"{where}: expected {entry.num_samples} samples as manifest.json says, got {len(index.keys)}")
+            self._indices[shard] = index
+        return self._indices[shard]
+
+    def _read(self, index: int, suffixes: Iterable[str]) -> dict[str, bytes]:
+        """{suffix: bytes} of those members the sample has."""
+        shard, row = self._locate(index)
+        members = self._index(shard)
+        descriptor = self._descriptor(shard)
+        found = {}
+        for suffix in suffixes:
+            if suffix not in _COLUMNS:
+                raise ShardError(f"{self.folder}: unknown member {suffix!r}; expected one of {list(_COLUMNS)}")
+            size = int(members.sizes[row, _COLUMNS[suffix]])
+            if size < 0:
+                continue
+            data = os.pread(descriptor, size, int(members.offsets[row, _COLUMNS[suffix]]))
+            if len(data) != size:
+                raise ShardError(f"{self._where(index)}.{suffix}: truncated: expected {size} bytes, got {len(data)}")
+            found[suffix] = data
+        return found

@@ -1,0 +1,176 @@
+"""One sample as the members of a tar, and back: which file holds what, and the version of that layout.
+
+Everything three-dimensional has members of its own, so that weak supervision can leave them unread.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import orjson
+import simplejpeg
+from numpy.typing import NDArray
+
+from pipelines.datasets.sample import NUM_KEYPOINTS, NUM_MANO, NUM_VERTICES, SIDES, DataError, HandLabel, HandSample
+
+SCHEMA = 1  # raised whenever a reader of the previous layout would go wrong
+
+IMAGE, MASK, META, KEYPOINTS = "jpg", "mask.png", "json", "keypoints.npy"
+KEYPOINTS_3D, VERTICES, MANO = "keypoints3d.npy", "vertices.npy", "mano.npy"
+LABELS_3D = (KEYPOINTS_3D, MANO, VERTICES)
+REQUIRED = (IMAGE, META, KEYPOINTS)
+SUFFIXES = (*REQUIRED, MASK, *LABELS_3D)
+
+# of each three-dimensional member: the field of HandLabel it holds, and one hand's shape
+FIELDS_3D: dict[str, tuple[str, tuple[int, ...]]] = {
+    KEYPOINTS_3D: ("keypoints_m", (NUM_KEYPOINTS, 3)),
+    MANO: ("mano", (NUM_MANO,)),
+    VERTICES: ("vertices_m", (NUM_VERTICES, 3)),
+}
+
+
+class ShardError(DataError):
+    """A shard or manifest that cannot be used; the message names the file and, where there is one, the member."""
+
+
+def encode_jpeg(image: NDArray[np.uint8], quality: int) -> bytes:
+    """(H,W,3) uint8 RGB -> JPEG bytes."""
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return bytes(data)
+
+
+def encode_mask(mask: NDArray[np.uint8]) -> bytes:
+    """(H,W) uint8 -> PNG bytes, lossless."""
+    _, data = cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, 2, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE])
+    return bytes(data)
+
+
+def encode_array(array: NDArray) -> bytes:
+    """Array -> npy bytes."""
+    stream = io.BytesIO()
+    np.lib.format.write_array(stream, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
+    return stream.getvalue()
+
+
+def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
+    """A sample as {suffix: bytes}. A three-dimensional member is written if any hand has it; hands without hold NaN."""
+    hands = sample.hands
+    meta = {
+        "schema": SCHEMA,
+        "height": sample.height_px,
+        "width": sample.width_px,
+        "K": sample.K.tolist(),
+        "hands": [_encode_hand(hand) for hand in hands],
+    }
+    keypoints = np.zeros((len(hands), NUM_KEYPOINTS, 3), np.float32)
+    for i, hand in enumerate(hands):
+        keypoints[i, :, :2] = hand.keypoints_px
+        keypoints[i, :, 2] = hand.visible
+    members = {
+        IMAGE: encode_jpeg(sample.image, jpeg_quality),
+        META: orjson.dumps(meta, option=orjson.OPT_SORT_KEYS),
+        KEYPOINTS: encode_array(keypoints),
+    }
+    if sample.mask is not None:
+        members[MASK] = encode_mask(sample.mask)
+    for suffix, (field, shape) in FIELDS_3D.items():
+        values = [getattr(hand, field) for hand in hands]
+        if any(value is not None for value in values):
+            rows = [np.full(shape, np.nan, np.float32) if value is None else value for value in values]
+            members[suffix] = encode_array(np.stack(rows))
+    return members
+
+
+def _encode_hand(hand: HandLabel) -> dict[str, Any]:
+    return {
+        "side": SIDES[hand.side],
+        "box": [float(v) for v in hand.box_px],
+        "K": hand.K.tolist(),
+        "source_id": hand.source_id,
+        "identity": hand.identity,
+        "affine": None if hand.affine is None else hand.affine.tolist(),
+        "hand_model": hand.hand_model,
+        "joint_convention": hand.joint_convention,
+    }
+
+
+def decode_member(where: str, decode: Callable[[bytes], Any], data: bytes) -> Any:
+    """`decode(data)`, with whatever is wrong with the bytes raised as a ShardError that names the member."""
+    try:
+        return decode(data)
+    except (ValueError, KeyError, IndexError, TypeError, EOFError) as error:
+        reason = f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+        raise ShardError(f"{where}: cannot be decoded: {reason or type(error).__name__}") from None
+
+
+def decode_image(data: bytes) -> NDArray[np.uint8]:
+    """JPEG bytes -> (H,W,3) uint8 RGB."""
+    image: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    return image
+
+
+def decode_mask(data: bytes) -> NDArray[np.uint8]:
+    """PNG bytes -> (H,W) uint8."""
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
+        raise ValueError("expected a grey 8-bit PNG")
+    return np.asarray(mask, np.uint8)
+
+
+def decode_array(data: bytes) -> NDArray:
+    """npy bytes -> array; object arrays are refused."""
+    array: NDArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+    return array
+
+
+def decode_meta(data: bytes) -> dict[str, Any]:
+    """JSON bytes -> mapping, with its schema checked."""
+    meta = orjson.loads(data)
+    if not isinstance(meta, dict):
+        raise ValueError(f"expected a JSON object, got {type(meta).__name__}")
+    if meta.get("schema") != SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, got {meta.get('schema')!r}")
+    return meta
+
+
+def decode_hands(where: str, meta: Mapping[str, Any], keypoints: NDArray, arrays_3d: Mapping[str, NDArray]) -> tuple[HandLabel, ...]:
+    """Hands from the decoded JSON, the (N,21,3) keypoints and the three-dimensional arrays that were read.
+
+    `where` names shard and sample in errors. ShardError for counts or shapes that disagree.
+    """
+    entries = meta["hands"]
+    expected = (len(entries), NUM_KEYPOINTS, 3)
+    if keypoints.shape != expected:
+        raise ShardError(f"{where}.{KEYPOINTS}: expected shape {expected}, got {keypoints.shape}")
+    for suffix, array in arrays_3d.items():
+        shape = (len(entries), *FIELDS_3D[suffix][1])
+        if array.shape != shape:
+            raise ShardError(f"{where}.{suffix}: expected shape {shape}, got {array.shape}")
+    hands = []
+    for i, entry in enumerate(entries):
+        fields = {FIELDS_3D[suffix][0]: array[i] for suffix, array in arrays_3d.items() if not np.isnan(array[i]).all()}
+        try:
+            hands.append(
+                HandLabel(
+                    side=SIDES.index(entry["side"]),
+                    keypoints_px=keypoints[i, :, :2],
+                    visible=keypoints[i, :, 2] > 0.5,
+                    box_px=entry["box"],
+                    K=entry["K"],
+                    hand_model=entry["hand_model"],
+                    joint_convention=entry["joint_convention"],
+                    source_id=entry["source_id"],
+                    identity=entry["identity"],
+                    affine=entry["affine"],
+                    **fields,
+                )
+            )
+        except KeyError as error:
+            raise ShardError(f"{where}.{META}: hand {i}: missing key {error}") from None
+        except ValueError as error:
+            raise ShardError(f"{where}: hand {i}: {error}") from None
+    return tuple(hands)

@@ -1,0 +1,349 @@
+"""Shards: what is written is what is read, the same samples are the same bytes, and damage is named."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import tarfile
+
+import numpy as np
+import orjson
+import pytest
+import simplejpeg
+from fake_samples import folder_bytes, make_plan, make_sample
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.shards import ShardError, ShardReader, schema
+from pipelines.shards.build import build_shards
+from pipelines.shards.manifest import ShardEntry, sha256_file
+from pipelines.shards.schema import SUFFIXES
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    plan = make_plan(tmp_path_factory.mktemp("built"))
+    assert build_shards(plan, num_workers=1, description="fake")
+    return plan
+
+
+@pytest.fixture
+def copy(tmp_path, built):
+    """A private copy of the built folder, to be damaged."""
+    folder = tmp_path / "set"
+    folder.mkdir()
+    for name, data in folder_bytes(built.target).items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def assert_same_labels(a, b, with_3d=True):
+    assert len(a.hands) == len(b.hands)
+    for x, y in zip(a.hands, b.hands, strict=True):
+        for name in ("side", "hand_model", "joint_convention", "source_id", "identity"):
+            assert getattr(x, name) == getattr(y, name), name
+        names = ["keypoints_px", "visible", "box_px", "K", *(["keypoints_m", "vertices_m", "mano"] if with_3d else [])]
+        for name in names:
+            np.testing.assert_array_equal(getattr(x, name), getattr(y, name), err_msg=name)
+
+
+def test_read_returns_what_was_written(built):
+    reader = ShardReader(built.target)
+    source = built.open_source()
+    assert len(reader) == 10
+    for index in (9, 0, 4, 3, 8):  # any order
+        want, got = source.sample(index), reader.read(index, labels_3d=True)
+        assert got.key == want.key == reader.key(index)
+        assert_same_labels(want, got)
+        np.testing.assert_array_equal(got.mask, want.mask)
+        np.testing.assert_array_equal(got.K, want.K)
+        jpeg = schema.encode_jpeg(want.image, 90)
+        np.testing.assert_array_equal(got.image, simplejpeg.decode_jpeg(jpeg, colorspace="RGB"))
+    with pytest.raises(IndexError, match=r"0\.\.9, got 10"):
+        reader.read(10, labels_3d=False)
+
+
+def test_jpeg_keeps_channel_order_and_detail():
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[..., 0] = 200
+    decoded = schema.decode_image(schema.encode_jpeg(image, 95))
+    np.testing.assert_allclose(decoded.reshape(-1, 3).mean(0), [200, 0, 0], atol=3)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 3), st.booleans(), st.booleans())
+@settings(max_examples=25, deadline=None)
+def test_members_round_trip(seed, num_hands, with_3d, mask):
+    sample = make_sample(seed % 10**8, num_hands, size=(17, 23), with_3d=with_3d, mask=mask)
+    members = schema.encode_sample(sample, 90)
+    assert set(members) <= set(SUFFIXES)
+    assert (schema.MASK in members) == mask
+    assert all((suffix in members) == (with_3d and num_hands > 0) for suffix in schema.LABELS_3D)
+    arrays = {s: schema.decode_array(members[s]) for s in schema.LABELS_3D if s in members}
+    hands = schema.decode_hands("x", schema.decode_meta(members["json"]), schema.decode_array(members["keypoints.npy"]), arrays)
+    for got, want in zip(hands, sample.hands, strict=True):
+        np.testing.assert_array_equal(got.keypoints_px, want.keypoints_px)
+        assert (got.mano is None) == (want.mano is None)
+        np.testing.assert_array_equal(got.K, want.K)
+
+
+def test_a_hand_without_3d_beside_one_with_it():
+    sample = make_sample(1, 2)
+    hands = (sample.hands[0].without_3d(), sample.hands[1])
+    members = schema.encode_sample(type(sample)(key="a", image=sample.image, K=sample.K, hands=hands), 90)
+    arrays = {s: schema.decode_array(members[s]) for s in schema.LABELS_3D}
+    first, second = schema.decode_hands("x", schema.decode_meta(members["json"]), schema.decode_array(members["keypoints.npy"]), arrays)
+    assert first.keypoints_m is None
+    assert first.mano is None
+    np.testing.assert_array_equal(second.vertices_m, hands[1].vertices_m)
+
+
+def test_weak_supervision_reads_no_3d(built, copy):
+    """Every byte of every 3D member is destroyed; a 2D reader must neither notice nor deliver any."""
+    reader = ShardReader(copy)
+    reader.read(0, labels_3d=False)
+    for entry in reader.manifest.shards:
+        data = bytearray((copy / entry.name).read_bytes())
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            members = tar.getmembers()
+        for member in members:
+            if member.name.partition(".")[2] in schema.LABELS_3D:
+                data[member.offset_data : member.offset_data + member.size] = b"\xff" * member.size
+        (copy / entry.name).write_bytes(data)
+    for index in range(len(reader)):
+        sample = ShardReader(copy).read(index, labels_3d=False)
+        assert all(hand.keypoints_m is None and hand.vertices_m is None and hand.mano is None for hand in sample.hands)
+        assert_same_labels(sample, built.open_source().sample(index), with_3d=False)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: 00000001\.keypoints3d\.npy: cannot be decoded"):
+        ShardReader(copy).read(1, labels_3d=True)
+
+
+def test_only_requested_members_are_read(built, monkeypatch):
+    reader = ShardReader(built.target)
+    reader.key(0)  # the scan of headers
+    asked = []
+    real = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: asked.append(size) or real(fd, size, at))
+    members = reader.read_members(1, ["keypoints.npy"])
+    assert asked == [len(members["keypoints.npy"])]
+
+
+def test_without_image_or_vertices(built):
+    reader = ShardReader(built.target)
+    sample = reader.read(1, labels_3d=True, image=False, vertices=False)
+    assert sample.image.shape == (48, 64, 3)
+    assert sample.image.base.nbytes == 1
+    assert sample.mask is None
+    assert sample.hands[0].vertices_m is None
+    assert sample.hands[0].mano is not None
+
+
+def test_manifest_says_what_is_there(built):
+    reader = ShardReader(built.target)
+    manifest = reader.manifest
+    assert [entry.num_samples for entry in manifest.shards] == [4, 4, 2]
+    assert manifest.num_hands == sum(i % 3 for i in range(10)) == sum(entry.num_hands for entry in manifest.shards)
+    assert manifest.identities == ["p0", "p1", "p2"] or set(manifest.identities) <= {"p0", "p1", "p2"}
+    for entry in manifest.shards:
+        assert sha256_file(built.target / entry.name) == entry.sha256
+    reader.verify()
+    ids = (built.target / "source_ids.txt").read_text().split()
+    assert len(ids) == manifest.num_source_ids == manifest.num_hands
+    stats = json.loads((built.target / "stats.json").read_text())
+    assert stats["hands_per_image"] == {"0": 4, "1": 3, "2": 3}
+    assert stats["parity"] == {"0": 5, "1": 5}
+    assert sorted(p.name for p in built.target.iterdir()) == sorted(
+        ["manifest.json", "source_ids.txt", "stats.json", *(entry.name for entry in manifest.shards)]
+    )
+
+
+def test_tars_are_plain_and_deterministic(built, tmp_path):
+    other = make_plan(tmp_path)
+    build_shards(other, num_workers=1, description="again")
+    assert folder_bytes(other.target) == folder_bytes(built.target)
+    with tarfile.open(built.target / "shard-000000.tar") as tar:
+        members = tar.getmembers()
+    assert len(members) > 12
+    for member in members:
+        assert member.isreg()
+        assert (member.mtime, member.uid, member.gid, member.uname) == (0, 0, 0, "")
+
+
+def test_webdataset_reads_our_tars(built):
+    import webdataset
+
+    urls = [str(built.target / entry.name) for entry in ShardReader(built.target).manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"{i:08d}" for i in range(10)]
+    source = built.open_source()
+    for index, sample in enumerate(samples):
+        keypoints = np.load(io.BytesIO(sample["keypoints.npy"]))
+        assert keypoints.shape == (index % 3, 21, 3)
+        for hand, row in zip(source.sample(index).hands, keypoints, strict=True):
+            np.testing.assert_array_equal(row[:, :2], hand.keypoints_px)
+        assert json.loads(sample["json"])["schema"] == schema.SCHEMA
+
+
+def test_reader_survives_pickling(built):
+    reader = ShardReader(built.target)
+    reader.read(5, labels_3d=False)
+    again = pickle.loads(pickle.dumps(reader))
+    np.testing.assert_array_equal(again.read(5, labels_3d=False).image, reader.read(5, labels_3d=False).image)
+
+
+# --- damage ---------------------------------------------------------------------------------------------------------
+
+
+def rewrite(folder, change, shard="shard-000000.tar"):
+    """Rewrite a shard with `change(name, data) -> data | None`, keeping the manifest's size and checksum in step."""
+    with tarfile.open(folder / shard) as source:
+        members = [(member.name, source.extractfile(member).read()) for member in source]
+    with tarfile.open(folder / shard, "w", format=tarfile.USTAR_FORMAT) as tar:
+        for name, old in members:
+            data = change(name, old)
+            if data is not None:
+                info = tarfile.TarInfo(name)
+                info.size = len(data)
+                tar.addfile(info, io.BytesIO(data))
+    refresh(folder, shard)
+
+
+def refresh(folder, shard="shard-000000.tar"):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for entry in manifest["shards"]:
+        if entry["name"] == shard:
+            entry["bytes"] = (folder / shard).stat().st_size
+            entry["sha256"] = sha256_file(folder / shard)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def edit_meta(**changes):
+    def change(name, data):
+        if name != "00000001.json":
+            return data
+        meta = orjson.loads(data)
+        for key, value in changes.items():
+            if key == "hand":
+                meta["hands"][0].update(value)
+            elif value is None:
+                del meta[key]
+            else:
+                meta[key] = value
+        return orjson.dumps(meta)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda n, d: None if n == "00000001.jpg" else d, r"shard-000000\.tar: 00000001\.jpg: no such member"),
+        (lambda n, d: None if n == "00000001.keypoints.npy" else d, r"00000001\.keypoints\.npy: no such member"),
+        (lambda n, d: b'{"a": ' if n == "00000001.json" else d, r"shard-000000\.tar: 00000001\.json: cannot be decoded"),
+        (lambda n, d: b"[]" if n == "00000001.json" else d, r"00000001\.json: cannot be decoded: expected a JSON object"),
+        (edit_meta(schema=99), r"00000001\.json: .*expected schema 1, got 99"),
+        (edit_meta(width=None), r"00000001\.json: missing key 'width'"),
+        (edit_meta(width=65), r"00000001\.jpg: expected height, width \(48, 65\), got \(48, 64\)"),
+        (edit_meta(hand={"side": "both"}), r"00000001: hand 0: .*not in tuple"),
+        (edit_meta(hand={"K": [[1, 0], [0, 1]]}), r"00000001: hand 0: K: expected shape \(3, 3\)"),
+        (edit_meta(hand={"box": [0, 0, float("nan"), 1]}), r"00000001: hand 0: box_px"),
+        (lambda n, d: d[:200] if n == "00000001.jpg" else d, r"00000001\.jpg: cannot be decoded"),
+        (lambda n, d: b"" if n == "00000001.mask.png" else d, r"00000001\.mask\.png: cannot be decoded"),
+        (lambda n, d: d[:100] if n == "00000001.mano.npy" else d, r"00000001\.mano\.npy: cannot be decoded"),
+        (
+            lambda n, d: schema.encode_array(np.zeros((3, 21, 3))) if n == "00000001.keypoints3d.npy" else d,
+            r"00000001\.keypoints3d\.npy: expected shape \(1, 21, 3\), got \(3, 21, 3\)",
+        ),
+    ],
+)
+def test_damaged_member_is_named(copy, change, message):
+    rewrite(copy, change)
+    with pytest.raises(ShardError, match=message):
+        ShardReader(copy).read(1, labels_3d=True)
+
+
+def test_object_arrays_are_refused(copy):
+    stream = io.BytesIO()
+    np.save(stream, np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    rewrite(copy, lambda n, d: stream.getvalue() if n == "00000001.keypoints.npy" else d)
+    with pytest.raises(ShardError, match="Object arrays cannot be loaded"):
+        ShardReader(copy).read(1, labels_3d=False)
+
+
+def test_missing_optional_member_is_named_when_asked_for(copy):
+    rewrite(copy, lambda n, d: None if n == "00000001.mask.png" else d)
+    reader = ShardReader(copy)
+    assert reader.read(1, labels_3d=False).mask is None
+    with pytest.raises(ShardError, match=r"00000001\.mask\.png: no such member"):
+        reader.read_members(1, ["jpg", "mask.png"])
+
+
+def test_truncated_shard_is_named(copy):
+    path = copy / "shard-000000.tar"
+    data = path.read_bytes()
+    path.write_bytes(data[:-20000])
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: expected \d+ bytes as manifest\.json says, got \d+ \(truncated"):
+        ShardReader(copy)
+    for length in (len(data) // 2 + 100, len(data) // 1024 * 512, 700):
+        path.write_bytes(data[:length])
+        refresh(copy)
+        with pytest.raises(ShardError, match=r"shard-000000\.tar: .*truncated"):
+            ShardReader(copy).read(0, labels_3d=False)
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.DIRTYPE, tarfile.FIFOTYPE])
+def test_only_regular_files_are_accepted(copy, kind):
+    path = copy / "shard-000000.tar"
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        info = tarfile.TarInfo("00000000.jpg")
+        info.type = kind
+        info.linkname = "/etc/passwd"
+        tar.addfile(info)
+    refresh(copy)
+    with pytest.raises(ShardError, match=r"00000000\.jpg/?: expected a regular file"):
+        ShardReader(copy).read(0, labels_3d=False)
+
+
+@pytest.mark.parametrize("name", ["../../evil.jpg", "00000000.exe", "x/00000000.jpg"])
+def test_foreign_member_names_are_refused(copy, name):
+    with tarfile.open(copy / "shard-000000.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo(name))
+    refresh(copy)
+    with pytest.raises(ShardError, match="unknown kind of member"):
+        ShardReader(copy).read(0, labels_3d=False)
+
+
+def test_damaged_header_is_named(copy):
+    path = copy / "shard-000000.tar"
+    data = bytearray(path.read_bytes())
+    data[3] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: at byte 0: damaged tar header"):
+        ShardReader(copy).read(0, labels_3d=False)
+    with pytest.raises(ShardError, match=r"shard-000000\.tar: expected sha256"):
+        ShardReader(copy).verify()
+
+
+def test_manifest_problems_are_named(copy, tmp_path):
+    with pytest.raises(ShardError, match=r"nowhere/manifest\.json: not found; the stage that writes"):
+        ShardReader(tmp_path / "nowhere")
+    path = copy / "manifest.json"
+    good = json.loads(path.read_text())
+    for change, message in [
+        ({"schema": 7}, "expected schema 1, got 7"),
+        ({"extra": 7}, r"unknown keys \['extra'\]"),
+        ({"num_samples": 11}, "num_samples 11 is not the sum"),
+        ({"shards": [{"name": "x"}]}, "shards: "),
+    ]:
+        path.write_text(json.dumps({**good, **change}))
+        with pytest.raises(ShardError, match=r"manifest\.json: .*" + message):
+            ShardReader(copy)
+    path.write_text("{")
+    with pytest.raises(ShardError, match=r"manifest\.json: not valid JSON"):
+        ShardReader(copy)
+    path.write_text(json.dumps(good))
+    (copy / "shard-000002.tar").unlink()
+    with pytest.raises(ShardError, match=r"shard-000002\.tar: not found, but manifest\.json lists it"):
+        ShardReader(copy)
+    assert ShardEntry(**good["shards"][0]).num_samples == 4
