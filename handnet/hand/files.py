@@ -6,6 +6,7 @@ Right-hand frame at rest: fingers along -x, back of the hand +y, thumb side +z, 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handnet.hand.frames import anatomical_frames
-from handnet.hand.schema import NUM_BETAS, NUM_FACES, NUM_JOINTS, NUM_POSE, NUM_POSE_FEATURES, NUM_VERTICES, check_arrays
+from handnet.hand.schema import NUM_JOINTS, check_arrays
 from handnet.skeleton import FINGERTIP_VERTICES, MANO_PARENTS, SIDES
 
 FREE_HAND_FILE: Final = Path(__file__).with_name("free_hand.npz")
@@ -169,11 +170,11 @@ def one_hand(arrays: Mapping[str, NDArray[Any]], path: Path, side: str) -> OneHa
     """Checked arrays of one file as a OneHand; `path` is named in errors."""
     checked = check_arrays(arrays, path)
     real = {key: checked[key].astype(np.float64) for key in checked if checked[key].dtype.kind == "f"}
+    tips = FINGERTIP_VERTICES[SIDES.index(side)].copy()
     axes = real.get("joint_axes")
     if axes is None:
-        axes = anatomical_frames(real["J_regressor"] @ real["v_template"], left=side == "left")
-    # ours and mirrored models have the right hand's ids; an official left file has its own
-    tips = FINGERTIP_VERTICES[SIDES.index(side)].copy()
+        template = real["v_template"]
+        axes = anatomical_frames(real["J_regressor"] @ template, template[tips], left=side == "left")
     return OneHand(
         v_template=real["v_template"],
         shapedirs=real["shapedirs"],
@@ -190,6 +191,8 @@ def one_hand(arrays: Mapping[str, NDArray[Any]], path: Path, side: str) -> OneHa
 
 def read_npz(path: Path) -> dict[str, NDArray[Any]]:
     """Every array of an .npz, without unpickling anything; ValueError names the file and the array that can't be read."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path}: expected a readable .npz archive, got a file that is not a zip, or only part of one")
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays: dict[str, NDArray[Any]] = {}
@@ -197,24 +200,7 @@ def read_npz(path: Path) -> dict[str, NDArray[Any]]:
                 try:
                     arrays[key] = file[key]
                 except ValueError as error:
-                    raise ValueError(f"{path}: {key}: expected a plain array, got a pickled object") from error
+                    raise ValueError(f"{path}: {key}: expected a plain array, got a pickled object or a damaged one ({error})") from error
             return arrays
-    except (zipfile.BadZipFile, EOFError, OSError, AttributeError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
         raise ValueError(f"{path}: expected a readable .npz archive, got {error}") from error
-
-
-__all__ = [
-    "FREE_HAND_FILE",
-    "NUM_BETAS",
-    "NUM_FACES",
-    "NUM_JOINTS",
-    "NUM_POSE",
-    "NUM_POSE_FEATURES",
-    "NUM_VERTICES",
-    "HandModel",
-    "OneHand",
-    "load_free_arrays",
-    "load_hand",
-    "mirrored",
-    "pair",
-]

@@ -10,11 +10,10 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.skeleton import MANO_PARENTS
-
 FINGER_DORSAL: Final = np.array([0.0, 1.0, 0.0])
 THUMB_DORSAL: Final = np.array([0.50, 0.48, 0.72])  # out of the thumb's nail; normalised where it is used
-_THUMB: Final = (13, 14, 15)
+_FIRST_THUMB_JOINT: Final = 13
+_FINGER_OF_CHAIN: Final = (1, 2, 4, 3, 0)  # MANO's chains are index, middle, little, ring, thumb
 
 
 def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -29,17 +28,17 @@ def frame(bone: NDArray[np.float64], dorsal: NDArray[np.float64]) -> NDArray[np.
     return np.stack([np.cross(d, u), d, u])
 
 
-def anatomical_frames(joints: NDArray[np.float64], *, left: bool = False) -> NDArray[np.float64]:
-    """(16, 3, 3) frames of a MANO-schema hand from its rest joints (16, 3), for models that don't carry their own.
+def anatomical_frames(joints: NDArray[np.float64], tips: NDArray[np.float64], *, left: bool = False) -> NDArray[np.float64]:
+    """(16, 3, 3) frames of a MANO-schema hand from its rest joints (16, 3) and fingertips (5, 3), thumb to little.
 
-    A last phalanx has no joint at its end, so it takes the direction of the bone before it.
+    For models that don't carry frames of their own. A left hand's axes are such that the same angles give the mirrored pose.
     """
-    right = joints * [-1.0, 1.0, 1.0] if left else joints
+    points = np.concatenate([joints, tips])
+    if left:
+        points = points * [-1.0, 1.0, 1.0]
     frames = np.zeros((16, 3, 3))
     frames[0] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
     for joint in range(1, 16):
-        child = joint + 1
-        has_child = child < 16 and MANO_PARENTS[child] == joint
-        bone = right[child] - right[joint] if has_child else right[joint] - right[joint - 1]
-        frames[joint] = frame(bone, THUMB_DORSAL if joint in _THUMB else FINGER_DORSAL)
+        end = joint + 1 if joint % 3 else 16 + _FINGER_OF_CHAIN[joint // 3 - 1]
+        frames[joint] = frame(points[end] - points[joint], THUMB_DORSAL if joint >= _FIRST_THUMB_JOINT else FINGER_DORSAL)
     return frames * [1.0, -1.0, -1.0] if left else frames
