@@ -199,7 +199,9 @@ def _replace_folder(source: Path, target: Path) -> None:
     """Rename `source` to `target`, removing a folder that is there already."""
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
-        old = target.with_name(f".{target.name}.{os.getpid()}.partial")
+        old = target.with_name(f".{target.name}.old.partial")
+        if old.exists():
+            shutil.rmtree(old)  # of a run that was killed right here
         os.replace(target, old)
         os.replace(source, target)
         shutil.rmtree(old)

@@ -1,0 +1,61 @@
+"""The datasets by name: which splits a configuration gives, how to open one, and which code makes its samples.
+
+Adapters are imported when they are opened, so that ingesting one needs nothing of the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipelines.datasets.sample import HandSample
+
+ROOT = Path(__file__).parents[2]
+
+
+class Dataset(Protocol):
+    """One split of a dataset: `len()` samples, each a pure function of the configuration and its index."""
+
+    def __len__(self) -> int: ...
+
+    def sample(self, index: int) -> HandSample: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """Where an adapter lives. `factory` is "module:class", called as class(config, split)."""
+
+    factory: str
+    splits: Callable[[Any], tuple[str, ...]]
+    code: tuple[str, ...] = ()  # what its samples depend on beside its own module, from the repository's root
+
+    def open(self, config: Any, split: str) -> Dataset:
+        """The split's samples. DataError if the data cannot be used."""
+        module, name = self.factory.split(":")
+        dataset: Dataset = getattr(importlib.import_module(module), name)(config, split)
+        return dataset
+
+    def code_paths(self) -> list[Path]:
+        """Files and folders whose change makes half-made shards worthless."""
+        module = ROOT.joinpath(*self.factory.split(":")[0].split("."))
+        own = module if module.is_dir() else module.with_suffix(".py")
+        return [own, *(ROOT / path for path in self.code)]
+
+
+ADAPTERS: dict[str, Adapter] = {
+    "procedural": Adapter(
+        factory="pipelines.datasets.procedural:Procedural",
+        splits=lambda config: ("train", "eval"),
+        code=("handnet/hand", "handnet/rendering", "handnet/skeleton.py"),
+    ),
+}
+
+
+def find_adapter(name: str) -> Adapter:
+    """The adapter called `name`; ValueError lists those there are."""
+    if name not in ADAPTERS:
+        raise ValueError(f"dataset: expected one of {sorted(ADAPTERS)}, got {name!r}")
+    return ADAPTERS[name]
