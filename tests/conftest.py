@@ -1,0 +1,15 @@
+"""Shared set-up: array shapes in annotations are checked under pytest, and nothing a test runs calls out or opens a window."""
+
+from __future__ import annotations
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.update(DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
+
+# Modules whose shapes are checked at every call; the others check their arguments themselves, with a ValueError, or are compiled by numba.
+# This must come before anything imports handnet.
+CHECKED = ["handnet.losses", "handnet.network", "handnet.centers", "handnet.task", "handnet.batch", "handnet.camera"]
+install_import_hook(CHECKED, "beartype.beartype")
