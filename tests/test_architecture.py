@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 LAYERS = ["handnet", "pipelines", "flows"]  # each may import itself and what stands before it
 MAX_LINES = 400
+LATE_IMPORT = re.compile(r"(handnet|pipelines)(\.\w+)+:\w+")  # "package.module:name", imported when it is needed
 
 
 def python_files(*folders: str) -> list[Path]:
@@ -40,6 +41,8 @@ def imported_names(path: Path) -> set[str]:
             base = package[: len(package) - node.level + 1] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
             names |= {module, *(f"{module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and LATE_IMPORT.fullmatch(node.value):
+            names.add(node.value.split(":")[0])
     return names
 
 
@@ -126,6 +129,13 @@ def test_deps_are_no_wider_than_the_imports(name: str) -> None:
     assert not unused, f"dvc.yaml: {name} names deps that it does not import: {unused}"
     if name in ("ingest", "compose"):
         assert "handnet" not in code_deps(stage), "data stages must not rerun when the network changes"
+
+
+@pytest.mark.parametrize("name", stages())
+def test_no_stage_imports_what_dvc_ignores(name: str) -> None:
+    ignored = [line for line in (ROOT / ".dvcignore").read_text().splitlines() if line.startswith(tuple(LAYERS))]
+    closure = import_closure(entry_point(stages()[name]))
+    assert not [path for path in closure if any(covers(folder, path) for folder in ignored)]
 
 
 @pytest.mark.parametrize("name", stages())
