@@ -10,22 +10,22 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-FINGER_DORSAL: Final = np.array([0.0, 1.0, 0.0])
-THUMB_DORSAL: Final = np.array([0.50, 0.48, 0.72])  # out of the thumb's nail; normalised where it is used
-_FIRST_THUMB_JOINT: Final = 13
-_FINGER_OF_CHAIN: Final = (1, 2, 4, 3, 0)  # MANO's chains are index, middle, little, ring, thumb
-
 
 def unit(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
     """(..., 3) vectors scaled to length 1."""
     return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
+FINGER_DORSAL: Final = np.array([0.0, 1.0, 0.0])
+THUMB_DORSAL: Final = unit(np.array([0.50, 0.48, 0.72]))  # out of the thumb's nail
+_FIRST_THUMB_JOINT: Final = 13
+_FINGER_OF_CHAIN: Final = (1, 2, 4, 3, 0)  # MANO's chains are index, middle, little, ring, thumb
+
+
 def frame(bone: NDArray[np.float64], dorsal: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(3, 3) rows l, d, u from a bone direction and any vector on the dorsal side of it."""
-    u = unit(bone)
-    d = unit(unit(dorsal) - u * (unit(dorsal) @ u))
-    return np.stack([np.cross(d, u), d, u])
+    """(3, 3) rows l, d, u from a unit bone direction and a unit vector on the dorsal side of it."""
+    d = unit(dorsal - bone * (dorsal @ bone))
+    return np.stack([np.cross(d, bone), d, bone])
 
 
 def anatomical_frames(joints: NDArray[np.float64], tips: NDArray[np.float64], *, left: bool = False) -> NDArray[np.float64]:
@@ -40,5 +40,5 @@ def anatomical_frames(joints: NDArray[np.float64], tips: NDArray[np.float64], *,
     frames[0] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]
     for joint in range(1, 16):
         end = joint + 1 if joint % 3 else 16 + _FINGER_OF_CHAIN[joint // 3 - 1]
-        frames[joint] = frame(points[end] - points[joint], THUMB_DORSAL if joint >= _FIRST_THUMB_JOINT else FINGER_DORSAL)
+        frames[joint] = frame(unit(points[end] - points[joint]), THUMB_DORSAL if joint >= _FIRST_THUMB_JOINT else FINGER_DORSAL)
     return frames * [1.0, -1.0, -1.0] if left else frames
