@@ -14,7 +14,10 @@ from torch import Tensor
 
 from handnet.hand.dofs import limits_table_deg
 from handnet.hand.files import load_hand
+from handnet.hand.pose_sampler import sample_poses
 from handnet.rotations import axis_angle_to_matrix
+
+__all__ = ["LIMITS", "joint_angles", "limit_excess", "sample_poses"]
 
 # (15, 3, 2): joints 1..15; flexion, abduction, twist; lowest, highest; radians.
 LIMITS: Final[Tensor] = torch.tensor(np.radians(limits_table_deg()), dtype=torch.float64)
