@@ -1,0 +1,37 @@
+"""From figures per hand to the numbers of an evaluation: means, AUCs, detection quality and PCK curves."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from handnet.metrics import Matches, auc, average_precision, pck, precision_recall
+from pipelines.evaluation.measures import Measured
+
+Array = NDArray[np.float64]
+Figures = dict[str, float]
+
+
+def mean_figures(measured: Measured) -> Figures:
+    """Mean over the hands that have each figure, and the AUCs of the aligned errors; NaN where none has."""
+    figures = {name: float(np.nanmean(column)) if (~np.isnan(column)).any() else np.nan for name, column in measured.columns.items()}
+    for name, errors in (("auc", measured.aligned_joints_m), ("auc_vertices", measured.aligned_vertices_m)):
+        figures[name] = auc(errors) if len(errors) else np.nan
+    return figures
+
+
+def detection_figures(matches: Matches, score_threshold: float) -> Figures:
+    """Precision and recall of the detections that score at least the threshold, and AP over all of them."""
+    precision, recall = precision_recall(matches.above(score_threshold))
+    return {"precision": precision, "recall": recall, "ap": average_precision(matches)}
+
+
+def finite_figures(figures: Figures) -> Figures:
+    """Figures without those nothing was there to measure for."""
+    return {name: value for name, value in figures.items() if np.isfinite(value)}
+
+
+def pck_columns(name: str, thresholds: Array, unit: float, errors: dict[str, tuple[Array, NDArray[np.bool_] | None]]) -> dict[str, Array]:
+    """Columns of a PCK curve; 0 everywhere when there is no point to count."""
+    empty = np.zeros(len(thresholds))
+    return {name: thresholds * unit} | {who: pck(e, thresholds, valid) if e.size else empty for who, (e, valid) in errors.items()}
