@@ -173,6 +173,7 @@ class LossConfig(Section):
     window: Weight
     heatmap: Weight
     keypoints: Weight
+    keypoint_maps: Weight
     reprojection: Weight
     bones: Weight
     photometric: Weight
@@ -263,6 +264,8 @@ class Params(Section):
             source = getattr(self.compose, key).source
             if source not in ingested:
                 raise ValueError(f"compose.{key}.source: expected one of the ingested datasets {sorted(ingested)}, got {source!r}")
+        if self.compose.eval.split == "train":
+            raise ValueError("compose.eval.split: expected 'val' or 'eval', got 'train': evaluation must not see training hands")
         folders = [f"ingest/{name}/{split}" for name in sorted(ingested) for split in ("train", "val", "eval")]
         folders += [f"scenes/{key}" for key in ComposeConfig.model_fields]
         for key, data in self._data_keys():
