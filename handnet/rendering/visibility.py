@@ -124,33 +124,37 @@ def visible_faces(
 
 
 @numba.njit(cache=True, nogil=True)
-def _zbuffer(vertices, faces, face_id, bary, depth):  # type: ignore[no-untyped-def]
+def _zbuffer(vertices, faces, cull_sign, face_id, bary, depth):  # type: ignore[no-untyped-def]
     height, width = face_id.shape
     for f in range(faces.shape[0]):
         a, b, c = faces[f, 0], faces[f, 1], faces[f, 2]
         x0, y0, z0 = vertices[a, 0], vertices[a, 1], vertices[a, 2]
         x1, y1, z1 = vertices[b, 0], vertices[b, 1], vertices[b, 2]
         x2, y2, z2 = vertices[c, 0], vertices[c, 1], vertices[c, 2]
-        if min(z0, min(z1, z2)) < EPSILON:
+        area = (x2 - x0) * (y1 - y0) - (y2 - y0) * (x1 - x0)
+        if abs(area) <= EPSILON or area * cull_sign < 0.0 or min(z0, min(z1, z2)) < EPSILON:
             continue
         top = math.ceil(max(min(y0, min(y1, y2)) - 0.5, 0.0))
         bottom = math.floor(min(max(y0, max(y1, y2)) - 0.5, height - 1.0))
         left = math.ceil(max(min(x0, min(x1, x2)) - 0.5, 0.0))
         right = math.floor(min(max(x0, max(x1, x2)) - 0.5, width - 1.0))
-        area = (x2 - x0) * (y1 - y0) - (y2 - y0) * (x1 - x0)
-        if top > bottom or left > right or abs(area) <= EPSILON:
+        if top > bottom or left > right:
             continue
+        # screen barycentrics are linear in x and y; so is 1 / z
+        step0, step1 = (y2 - y1) / area, (y0 - y2) / area
+        inverse0, inverse1, inverse2 = 1.0 / z0, 1.0 / z1, 1.0 / z2
         for i in range(top, bottom + 1):
-            py = i + 0.5
+            py, px = i + 0.5, left + 0.5
+            row0 = (px - x1) * step0 - (py - y1) * (x2 - x1) / area
+            row1 = (px - x2) * step1 - (py - y2) * (x0 - x2) / area
             for j in range(left, right + 1):
-                px = j + 0.5
-                w0 = ((px - x1) * (y2 - y1) - (py - y1) * (x2 - x1)) / area
-                w1 = ((px - x2) * (y0 - y2) - (py - y2) * (x0 - x2)) / area
+                w0 = row0 + (j - left) * step0
+                w1 = row1 + (j - left) * step1
                 w2 = 1.0 - w0 - w1
                 # edges count here: a pixel centre exactly between two faces must not become a hole
-                if w0 < 0.0 or w1 < 0.0 or w2 < -1e-12:
+                if w0 < -1e-9 or w1 < -1e-9 or w2 < -1e-9:
                     continue
-                p0, p1, p2 = w0 / z0, w1 / z1, w2 / z2
+                p0, p1, p2 = w0 * inverse0, w1 * inverse1, w2 * inverse2
                 z = 1.0 / (p0 + p1 + p2)
                 if z < depth[i, j]:
                     depth[i, j] = z
@@ -159,11 +163,12 @@ def _zbuffer(vertices, faces, face_id, bary, depth):  # type: ignore[no-untyped-
 
 
 def zbuffer(
-    vertices_px: NDArray[np.floating], faces: NDArray[np.integer], height: int, width: int
+    vertices_px: NDArray[np.floating], faces: NDArray[np.integer], height: int, width: int, *, cull_back_faces: bool = False
 ) -> tuple[NDArray[np.int32], NDArray[np.float32], NDArray[np.float32]]:
     """Nearest face of every pixel of one mesh, single-threaded and without gradients.
 
-    vertices_px (V,3): x px, y px, z m; faces (F,3). Faces that reach behind the camera are left out.
+    vertices_px (V,3): x px, y px, z m; faces (F,3). Faces that reach behind the camera are left out, and with
+    cull_back_faces those that are clockwise seen from outside and face away (a closed mesh looks the same, faster).
     Returns face_id (H,W) or -1, perspective-correct barycentrics (H,W,3) and depth in m (H,W), inf where no face is.
     """
     if vertices_px.ndim != 2 or vertices_px.shape[1] != 3 or faces.ndim != 2 or faces.shape[1] != 3:
@@ -175,5 +180,7 @@ def zbuffer(
     face_id = np.full((height, width), -1, np.int32)
     bary = np.zeros((height, width, 3), np.float32)
     depth = np.full((height, width), np.inf, np.float32)
-    _zbuffer(np.ascontiguousarray(vertices_px, np.float64), np.ascontiguousarray(faces, np.int64), face_id, bary, depth)
+    _zbuffer(
+        np.ascontiguousarray(vertices_px, np.float64), np.ascontiguousarray(faces, np.int64), float(cull_back_faces), face_id, bary, depth
+    )
     return face_id, bary, depth
