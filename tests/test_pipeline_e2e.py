@@ -95,6 +95,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, target)
+    # numba's compiled kernels come along, or most of this test's time would be the compiler's
+    for kernel in [path for top in ("handnet", "pipelines") for path in (ROOT / top).rglob("__pycache__/*.nb[ic]")]:
+        target = folder / kernel.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(kernel, target)
     repository = Repository(folder)
     repository.git("init", "--quiet", "--initial-branch=main")
     repository.run(sys.executable, "-m", "pipelines.preset", "tiny", "--force")
