@@ -1,0 +1,1 @@
+"""Scenes of several hands composed from single-hand samples (paper, section III-D)."""

@@ -235,7 +235,8 @@ class HandSample:
 def _check_mask(mask: NDArray, shape: tuple[int, ...], hands: Sequence[HandLabel]) -> None:
     if mask.shape != tuple(shape) or mask.dtype != np.uint8:
         raise ValueError(f"mask: expected {tuple(shape)} uint8, got {mask.shape} {mask.dtype}")
-    used = np.bincount(mask.reshape(-1), minlength=256)[len(hands) + 1 : MASK_IGNORE]
-    if used.any():
-        value = len(hands) + 1 + int(np.argmax(used > 0))
+    if mask.max(initial=0) <= len(hands):
+        return
+    value = int(np.where(mask == MASK_IGNORE, 0, mask).max())
+    if value > len(hands):
         raise ValueError(f"mask: expected values 0..{len(hands)} or {MASK_IGNORE}, got {value}")

@@ -6,7 +6,9 @@ Everything three-dimensional has members of its own, so that weak supervision ca
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -121,10 +123,26 @@ def decode_mask(data: bytes) -> NDArray[np.uint8]:
     return np.asarray(mask, np.uint8)
 
 
+@lru_cache(maxsize=256)
+def _array_layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, Fortran order and dtype from the start of an npy file. Shards repeat a few headers thousands of times."""
+    stream = io.BytesIO(header)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("expected npy format version 1.0")
+    shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
+    if dtype.hasobject:
+        raise ValueError("Object arrays cannot be loaded: they hold pickled code")
+    return shape, fortran_order, dtype
+
+
 def decode_array(data: bytes) -> NDArray:
     """npy bytes -> array; object arrays are refused."""
-    array: NDArray = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
-    return array
+    start = 10 + int.from_bytes(data[8:10], "little")
+    shape, fortran_order, dtype = _array_layout(data[:start])
+    count = math.prod(shape)
+    if len(data) != start + count * dtype.itemsize:
+        raise ValueError(f"expected {count} numbers of {dtype.itemsize} bytes for shape {shape}, got {len(data) - start} bytes")
+    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran_order else "C").copy()
 
 
 def decode_meta(data: bytes) -> dict[str, Any]:

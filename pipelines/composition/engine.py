@@ -1,0 +1,111 @@
+"""One scene: a pure function of (configuration, seed, index) and of the source's samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.composition import backgrounds
+from pipelines.composition.layout import pack_squares
+from pipelines.composition.paste import Canvas
+from pipelines.composition.patch import cut_hand, whole_image
+from pipelines.config import SceneSetConfig
+from pipelines.datasets.sample import DataError, HandSample
+from pipelines.shards import ShardReader
+from pipelines.shards.manifest import Counts
+
+MAX_GAIN = 1.4  # colours are matched lightly: never by more than this factor, up or down
+SOURCE_BACKGROUND_FRACTION = 0.25  # share of generated backgrounds that are strips of source images instead
+MAX_DRAWS = 20  # samples to look at for one with a hand
+
+
+class SceneComposer:
+    """Composes the scenes of one set from single-hand samples. Opens nothing but the source's shards and backgrounds."""
+
+    def __init__(self, config: SceneSetConfig, source: str | Path) -> None:
+        """`source`: folder of shards. DataError if it cannot be used, or belongs to another split than the set's."""
+        self.config = config
+        self.reader = ShardReader(source)
+        manifest = self.reader.manifest
+        if (manifest.dataset, manifest.split) != (config.source, config.split):
+            expected = f"dataset {config.source!r}, split {config.split!r}"
+            raise DataError(f"{source}/manifest.json: expected {expected}, got {manifest.dataset!r}, {manifest.split!r}")
+        if manifest.num_hands == 0:
+            raise DataError(f"{source}: no hand in any of its {manifest.num_samples} samples")
+        self.background_files = backgrounds.list_images(config.backgrounds_dir) if config.backgrounds_dir else []
+        self._counts: tuple[int, Counts] = (-1, {})
+
+    def sample(self, index: int) -> HandSample:
+        """Scene `index`: image, camera (focal_px, centre of the canvas), labels of the hands that can be seen, and mask."""
+        config = self.config
+        rng = np.random.default_rng((config.seed, index))
+        wanted = 0 if rng.random() < config.empty_fraction else int(rng.integers(1, config.max_hands + 1))
+        canvas = self._start(rng, with_hand=wanted > 0)
+        light = np.array(cv2.mean(canvas.image)[:3])
+        squares = pack_squares(config.canvas_px, config.hand_px, rng, wanted - len(canvas.hands)) if wanted > len(canvas.hands) else []
+        for square in squares:
+            source = self._draw_source(rng)
+            hand = int(rng.integers(len(source.hands)))
+            flip = bool(rng.random() < config.flip_fraction)
+            gain = self._gain(source, light)
+            canvas.paste(cut_hand(source, hand, square, flip=flip, feather_px=config.feather_px, gain=gain))
+        labels, mask = canvas.finish(config.min_visible)
+        self._counts = (index, _count_scene(canvas, len(labels)))
+        center = config.canvas_px / 2
+        K = np.array([[config.focal_px, 0.0, center], [0.0, config.focal_px, center], [0.0, 0.0, 1.0]])
+        return HandSample(key=f"{index:08d}", image=canvas.image, K=K, hands=labels, mask=mask)
+
+    def counts(self, index: int) -> Counts:
+        """Histograms of scene `index` beside those of its labels: hands pasted, dropped, and their visible shares (%)."""
+        if self._counts[0] != index:
+            self.sample(index)
+        return self._counts[1]
+
+    def _start(self, rng: np.random.Generator, *, with_hand: bool) -> Canvas:
+        """A canvas with its first layer: a whole source image with its hand, or a background alone."""
+        config = self.config
+        if with_hand and rng.random() < config.whole_first_fraction:
+            source = self._draw_source(rng)
+            flip = bool(rng.random() < config.flip_fraction)
+            layer = whole_image(source, config.canvas_px, float(rng.random()), flip=flip)
+            canvas = Canvas(np.zeros((config.canvas_px, config.canvas_px, 3), np.uint8))
+            canvas.paste(layer)
+            return canvas
+        return Canvas(self._background(rng))
+
+    def _background(self, rng: np.random.Generator) -> NDArray[np.uint8]:
+        side = self.config.canvas_px
+        if self.background_files:
+            return backgrounds.from_file(self.background_files[int(rng.integers(len(self.background_files)))], side, rng)
+        if rng.random() < SOURCE_BACKGROUND_FRACTION:
+            strip = backgrounds.from_source(self._draw_source(rng, labels_3d=False), side, rng)
+            if strip is not None:
+                return strip
+        return backgrounds.generate(side, rng)
+
+    def _draw_source(self, rng: np.random.Generator, *, labels_3d: bool = True) -> HandSample:
+        for _ in range(MAX_DRAWS):
+            index = int(rng.integers(len(self.reader)))
+            sample = self.reader.read(index, labels_3d=labels_3d)
+            if sample.mask is None:
+                raise DataError(f"{self.reader.folder}: sample {sample.key} has no mask; composition cuts hands out by their masks")
+            if sample.hands:
+                return sample
+        raise DataError(f"{self.reader.folder}: no hand in {MAX_DRAWS} samples drawn; expected a set of images that show hands")
+
+    def _gain(self, source: HandSample, light: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(3,) factor that moves a source's mean colour towards the scene's; color_match is how far, 0 not at all, 1 fully."""
+        own = np.maximum(np.array(cv2.mean(source.image)[:3]), 1.0)
+        return np.clip((np.maximum(light, 1.0) / own) ** self.config.color_match, 1 / MAX_GAIN, MAX_GAIN).astype(np.float32)
+
+
+def _count_scene(canvas: Canvas, num_labels: int) -> Counts:
+    shares: dict[str, int] = {}
+    for share in canvas.visible_shares():
+        key = str(int(share * 10) * 10)
+        shares[key] = shares.get(key, 0) + 1
+    pasted = len(canvas.hands)
+    return {"hands_pasted": {str(pasted): 1}, "hands_dropped": {str(pasted - num_labels): 1}, "visible_percent": shares}
