@@ -6,15 +6,13 @@ Writes metrics/NAME.json and results/NAME/{samples.parquet, pck.csv, pck_2d.csv,
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import cast, get_args
 
-from handnet.centers import CenterDefinition
 from handnet.hand.layer import HandLayer
 from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ParamsError, load_params
 from pipelines.evaluation.evaluator import Evaluator
+from pipelines.evaluation.frames import center_definition
 from pipelines.evaluation.mean_hand import fit_mean_hand
 from pipelines.evaluation.outputs import write_curve, write_metrics, write_predictions, write_table
 from pipelines.evaluation.runner import EvaluatedImage, evaluate_images, read_training_hands
@@ -51,14 +49,6 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     write_predictions(folder / "predictions.npz", [i.key for i in drawn], [i.predicted for i in drawn], [i.raw for i in drawn])
     write_metrics(METRICS / f"{name}.json", results.metrics)
     return METRICS / f"{name}.json"
-
-
-def center_definition(provenance: Mapping[str, object]) -> CenterDefinition:
-    """What the model was trained to take for a hand's centre, as its model.json says; the mean of the keypoints if it does not."""
-    definition = provenance.get("center", "keypoints")
-    if definition not in get_args(CenterDefinition):
-        raise ValueError(f"model.json: provenance.center: expected one of {list(get_args(CenterDefinition))}, got {definition!r}")
-    return cast(CenterDefinition, definition)
 
 
 def main(arguments: list[str]) -> int:

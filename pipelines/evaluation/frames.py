@@ -5,9 +5,9 @@ Each frame keeps the map from image pixels to its own, so that predictions can b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,3 +69,11 @@ def frames_of(
         return [frame]
     given = np.array([label_center(hand, definition) for hand in hands]).reshape(-1, 2)
     return [replace(frame, centers_px=transform_points(frame.affine, given).astype(np.float64))]
+
+
+def center_definition(provenance: Mapping[str, object]) -> CenterDefinition:
+    """What the model was trained to take for a hand's centre, as its model.json says; the mean of the keypoints if it does not."""
+    definition = provenance.get("center", "keypoints")
+    if definition not in get_args(CenterDefinition):
+        raise ValueError(f"model.json: provenance.center: expected one of {list(get_args(CenterDefinition))}, got {definition!r}")
+    return cast(CenterDefinition, definition)
