@@ -35,35 +35,49 @@ def list_images(folder: Path) -> tuple[Path, ...]:
 
 @lru_cache(maxsize=32)
 def read_image(path: Path, min_px: int) -> Image:
-    """An RGB image (H,W,3) uint8; JPEGs come scaled down, both sides still at least min_px where the file has that many.
+    """An RGB image (H,W,3) uint8, scaled down as far as both sides stay at least min_px (never up).
 
     DataError naming the file if it can't be decoded.
     """
     data = path.read_bytes()
-    if data[:2] == b"\xff\xd8":
-        try:
-            decoded: Image = simplejpeg.decode_jpeg(data, min_height=min_px, min_width=min_px)
-        except ValueError as error:
-            raise DataError(f"{path}: expected a readable image, got a broken JPEG ({error})") from error
-        return decoded
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    if image is None:
-        raise DataError(f"{path}: expected a readable image, got a file that can't be decoded")
-    return np.asarray(image, np.uint8)
+    try:
+        image = _decode(data, min_px)
+    except ValueError as error:
+        raise DataError(f"{path}: expected a readable image, got one that can't be decoded ({error})") from error
+    shrink = min_px / min(image.shape[:2])
+    if shrink < 0.5:
+        image = np.asarray(cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA), np.uint8)
+    return image
+
+
+def _decode(data: bytes, min_px: int) -> Image:
+    if data[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
+        # a big photograph is scaled while it is decoded
+        image: Image = simplejpeg.decode_jpeg(data, min_height=min_px, min_width=min_px)
+        return image
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    if decoded is None:
+        raise ValueError("unknown or damaged format" if data else "empty file")
+    return np.asarray(decoded, np.uint8)
 
 
 def make_background(size: int, rng: np.random.Generator, folder: tuple[Path, ...] = ()) -> Image:
-    """One background (size,size,3) uint8 RGB."""
+    """One background (size,size,3) uint8 RGB, sharp or out of focus."""
+    # what is out of focus needs no detail: it is drawn smaller and enlarged
+    shrink, blur = ((1, 0.0), (1, 0.6), (2, 0.8), (3, 1.2))[int(rng.integers(4))]
+    side = -(-size // shrink)
     if folder and rng.random() < FOLDER_SHARE:
-        image = _crop(read_image(folder[int(rng.integers(len(folder)))], 2 * size), size, rng)
+        image = _crop(read_image(folder[int(rng.integers(len(folder)))], 2 * size), side, rng)
     else:
         maker = (_noise, _gradient, _texture, _clutter, _room)[int(rng.choice(5, p=[0.15, 0.1, 0.2, 0.3, 0.25]))]
-        image = maker(size, rng)
+        image = maker(side, rng)
     if rng.random() < DISTRACTOR_SHARE:
         _distract(image, rng)
-    blur = rng.choice([0.0, 0.6, 1.5, 3.5]) * size / 224
-    if blur > 0.3:
-        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur), np.uint8)
+    blur_px = blur * size / 224
+    if blur_px > 0.3:
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), blur_px), np.uint8)
+    if shrink > 1:
+        image = np.asarray(cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR), np.uint8)
     return image
 
 
@@ -84,7 +98,7 @@ def _crop(source: Image, size: int, rng: np.random.Generator) -> Image:
 def _color(rng: np.random.Generator) -> NDArray[np.float32]:
     """A display colour, muted more often than vivid."""
     gray = rng.uniform(15, 245)
-    tint = rng.normal(0, 1, 3) * rng.choice([6.0, 18.0, 60.0])
+    tint = rng.normal(0, 1, 3) * rng.choice([5.0, 15.0, 50.0], p=[0.4, 0.4, 0.2])
     return np.clip(gray + tint, 0, 255).astype(np.float32)
 
 
@@ -105,7 +119,7 @@ def _bytes(image: NDArray) -> Image:
 
 def _noise(size: int, rng: np.random.Generator) -> Image:
     grain = _fractal(size, rng, 1, rng.uniform(0.4, 0.85)) * np.float32(rng.uniform(8, 45))
-    tint = _fractal(size, rng, 1, 0.5) * rng.normal(0, 14, 3).astype(np.float32)
+    tint = _fractal(size, rng, 1, 0.5) * rng.normal(0, rng.choice([3.0, 12.0]), 3).astype(np.float32)
     return _bytes(_color(rng) + grain + tint)
 
 

@@ -78,7 +78,7 @@ class Procedural:
         label = HandLabel(
             side=side,
             keypoints_px=keypoints_px.astype(np.float32),
-            visible=((keypoints_px >= 0) & (keypoints_px < config.image_px)).all(1),
+            visible=np.all((keypoints_px >= 0) & (keypoints_px < config.image_px), axis=1),
             box_px=_box(keypoints_px, picture.mask),
             K=K,
             keypoints_m=keypoints_m,
@@ -122,7 +122,7 @@ class Procedural:
 def _box(keypoints_px: NDArray, mask: NDArray[np.uint8]) -> NDArray[np.float32]:
     """x0, y0, x1, y1 around the keypoints and the mask."""
     low, high = keypoints_px.min(0), keypoints_px.max(0)
-    rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+    rows, columns = np.flatnonzero(mask.max(1)), np.flatnonzero(mask.max(0))
     if len(rows):
         low = np.minimum(low, [columns[0], rows[0]])
         high = np.maximum(high, [columns[-1] + 1, rows[-1] + 1])

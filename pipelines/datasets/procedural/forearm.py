@@ -102,9 +102,10 @@ def _sleeve(skin_rings: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDA
     loose = rng.uniform(1.08, 1.35)
     angle = np.linspace(0, 2 * np.pi, size, endpoint=False)
     row = np.arange(num)[:, None]
-    folds = sum(
-        rng.uniform(0.01, 0.035) * np.sin(angle * rng.integers(1, 4) + row * rng.uniform(0.5, 2.2) + rng.uniform(0, 6.28)) for _ in range(3)
-    )
+    folds = np.zeros((num, size))
+    for _ in range(3):
+        wave = angle * rng.integers(1, 4) + row * rng.uniform(0.5, 2.2) + rng.uniform(0, 2 * np.pi)
+        folds += rng.uniform(0.01, 0.035) * np.sin(wave)
     cloth = middle + (skin_rings - middle) * (loose + folds)[..., None]
     hem = middle[0] + (skin_rings[0] - middle[0]) * 0.97
     lip = middle[0] + (skin_rings[0] - middle[0]) * (loose + folds[0])[:, None] * 0.985

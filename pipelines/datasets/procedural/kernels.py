@@ -243,3 +243,44 @@ def resolve(face_id, bary, faces, colors, num_hand_faces, factor):  # type: igno
             if f < num_hand_faces:
                 hand[row, column] += share
     return image, coverage, hand
+
+
+@numba.njit(cache=True, nogil=True)
+def composite(background, to_linear, gain, light, coverage, top, left):  # type: ignore[no-untyped-def]
+    """A rendering (h,w,3), already times its coverage, at (top, left) over an 8-bit background (H,W,3): linear (H,W,3).
+
+    to_linear (256,) decodes the background, gain (3,) lights it.
+    """
+    result = np.empty(background.shape, np.float32)
+    height, width = coverage.shape
+    for i in range(background.shape[0]):
+        for j in range(background.shape[1]):
+            row, column = i - top, j - left
+            inside = 0 <= row < height and 0 <= column < width
+            through = 1 - coverage[row, column] if inside else np.float32(1)
+            for channel in range(3):
+                value = to_linear[background[i, j, channel]] * gain[channel] * through
+                if inside:
+                    value += light[row, column, channel]
+                result[i, j, channel] = value
+    return result
+
+
+@numba.njit(cache=True, nogil=True)
+def develop(linear, exposure, curve, max_light, noise, strength):  # type: ignore[no-untyped-def]
+    """Linear light (H,W,3) -> 8-bit photograph: exposure, display curve, sensor noise.
+
+    curve (S,) holds display values 0..255 over the square root of light up to max_light; noise (H,W,3,2) random bytes,
+    two of which make a triangular variable; strength is its standard deviation in display steps.
+    """
+    result = np.empty(linear.shape, np.uint8)
+    last = np.float32(curve.shape[0] - 1)
+    scale = np.float32(strength / 104.5)  # standard deviation of the sum of two bytes
+    for i in range(linear.shape[0]):
+        for j in range(linear.shape[1]):
+            for channel in range(3):
+                light = min(max(linear[i, j, channel] * exposure, np.float32(0)), max_light)
+                value = curve[int(math.sqrt(light / max_light) * last + np.float32(0.5))]
+                value += scale * (np.float32(noise[i, j, channel, 0]) + np.float32(noise[i, j, channel, 1]) - np.float32(255))
+                result[i, j, channel] = np.uint8(min(max(value + np.float32(0.5), np.float32(0)), np.float32(255)))
+    return result

@@ -52,6 +52,7 @@ class Lighting:
 
 def white(warmth: float) -> FloatArray:
     """Colour of a light from cool (-1, overcast sky) over white (0) to warm (1, light bulb), green kept at 1."""
+    warmth = min(max(warmth, -1.0), 1.0)
     return np.array([1 + 0.28 * warmth, 1.0, 1 - 0.38 * warmth], np.float32)
 
 
@@ -75,7 +76,7 @@ def sample_lighting(rng: np.random.Generator) -> Lighting:
     sky_directions = _sphere(NUM_SKY, rng)
     height = sky_directions @ up
     warmth = rng.normal(0, 0.45)
-    above, below = white(np.clip(warmth - rng.uniform(0, 0.5), -1, 1)), white(np.clip(warmth + rng.uniform(0, 0.6), -1, 1))
+    above, below = white(warmth - rng.uniform(0, 0.5)), white(warmth + rng.uniform(0, 0.6))
     floor = rng.uniform(0.15, 0.9)
     sky = np.where(height[:, None] > 0, above, below * floor) * (1 + 0.5 * height[:, None])
     window = _unit(rng.normal(size=3) * [1, 0.6, 1])
@@ -91,8 +92,10 @@ def sample_lighting(rng: np.random.Generator) -> Lighting:
             direction = np.array([rng.normal(0, 0.9), -0.55 + rng.normal(0, 0.6), -0.55 + rng.normal(0, 0.7)])
         directions.append(_unit(direction))
         strength = rng.uniform(0.5, 1.6) if k == 0 else rng.uniform(0.1, 0.7)
-        colors.append(strength * white(np.clip(rng.normal(0.15, 0.5), -1, 1)))
+        colors.append(strength * white(rng.normal(0.15, 0.5)))
     key = np.array(colors)
+    if rng.random() < 0.1:  # a screen, a neon sign, stage light
+        key = key * np.exp(rng.normal(0, 0.45, key.shape))
     balance = rng.beta(1.6, 1.6)  # from flat light to hard light
     sky_part, key_part = 0.25 + 0.75 * (1 - balance), 0.2 + 1.0 * balance
     exposure = np.exp(rng.normal(0, 0.28))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from handnet.rendering.visibility import zbuffer
 from pipelines.datasets.procedural.background import make_background
-from pipelines.datasets.procedural.color import bytes_to_linear, to_display
+from pipelines.datasets.procedural.color import BYTE_TO_LINEAR, DISPLAY, MAX_LIGHT
 from pipelines.datasets.procedural.forearm import make_forearm
 from pipelines.datasets.procedural.identity import Identity
-from pipelines.datasets.procedural.kernels import resolve, seen, vertex_normals
+from pipelines.datasets.procedural.kernels import composite, develop, resolve, seen, vertex_normals
 from pipelines.datasets.procedural.light import Blocker, Lighting, Mesh, sample_lighting, shade_mesh
 from pipelines.datasets.procedural.surface import Surface
 from pipelines.datasets.procedural.view import project
@@ -46,8 +46,10 @@ def paint(
     to_elbow = rotation[:, 0] if side == 1 else -rotation[:, 0]
     arm = make_forearm(hand, identity.albedo, loop, to_elbow, rotation[:, 2], rng)
     vertices, all_faces = np.concatenate([hand, arm.vertices_m]), np.concatenate([faces, arm.faces])
-    pixels = np.concatenate([project(vertices, K) * SUPERSAMPLING, vertices[:, 2:]], 1)
-    face_id, bary, _ = zbuffer(pixels, all_faces, size * SUPERSAMPLING, size * SUPERSAMPLING, cull_back_faces=True)
+    pixels = np.concatenate([project(vertices, K), vertices[:, 2:]], 1)
+    left, top, width, height = _window(pixels, size)
+    samples = (pixels - [left, top, 0]) * [SUPERSAMPLING, SUPERSAMPLING, 1]
+    face_id, bary, _ = zbuffer(samples, all_faces, height * SUPERSAMPLING, width * SUPERSAMPLING, cull_back_faces=True)
     face_seen, vertex_seen = seen(face_id, all_faces, len(vertices))
     mesh = Mesh(
         vertices,
@@ -60,10 +62,19 @@ def paint(
     coarse, middle = Blocker(vertices_m, surface.coarse_faces), Blocker(hand, surface.middle_faces)
     colors = shade_mesh(mesh, vertex_seen, face_seen, lighting, coarse, middle)
     light, coverage, hand_share = resolve(face_id, bary, all_faces, colors, len(faces), SUPERSAMPLING)
-    background = bytes_to_linear(make_background(size, rng, backgrounds)) * _scene_light(lighting, rng)
-    exposure = _exposure(light, coverage, rng)
-    composed = exposure * (light + background * (1 - coverage)[..., None])
-    return Picture(_develop(composed, size, rng), (hand_share >= 0.5).astype(np.uint8))
+    background = make_background(size, rng, backgrounds)
+    composed = composite(background, BYTE_TO_LINEAR, _scene_light(lighting, rng), light, coverage, top, left)
+    mask = np.zeros((size, size), np.uint8)
+    mask[top : top + height, left : left + width] = hand_share >= 0.5
+    return Picture(_photograph(composed, _exposure(light, coverage, rng), rng), mask)
+
+
+def _window(pixels: NDArray, size: int) -> tuple[int, int, int, int]:
+    """Left, top, width and height (at least 1) of the image's part that vertices (N,3: x px, y px, z m) can reach."""
+    front = pixels if pixels[:, 2].min() > 0 else pixels[pixels[:, 2] > 0]
+    low = np.clip(np.floor(front[:, :2].min(0)), 0, size - 1).astype(int)
+    high = np.clip(np.ceil(front[:, :2].max(0)), low + 1, size).astype(int)
+    return int(low[0]), int(low[1]), int(high[0] - low[0]), int(high[1] - low[1])
 
 
 def _exposure(light: NDArray[np.float32], coverage: NDArray[np.float32], rng: np.random.Generator) -> np.float32:
@@ -81,12 +92,12 @@ def _scene_light(lighting: Lighting, rng: np.random.Generator) -> NDArray[np.flo
     return scene
 
 
-def _develop(linear: NDArray[np.float32], size: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Linear light -> 8-bit photograph: lens blur, exposure curve, sensor noise."""
-    blur = rng.choice([0.0, 0.45, 0.8, 1.3], p=[0.35, 0.35, 0.2, 0.1]) * size / 224
-    if blur > 0.3:
-        linear = np.asarray(cv2.GaussianBlur(linear, (0, 0), blur), np.float32)
-    display = to_display(linear)
-    noise = rng.choice([0.5, 1.5, 4.0], p=[0.4, 0.4, 0.2])
-    display += rng.standard_normal(display.shape, dtype=np.float32) * np.float32(noise)
-    return np.clip(display + 0.5, 0, 255).astype(np.uint8)
+def _photograph(linear: NDArray[np.float32], exposure: np.float32, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Linear light (H,W,3) -> 8-bit photograph: lens blur, exposure curve, sensor noise."""
+    blur_px = rng.choice([0.0, 0.45, 0.8, 1.3], p=[0.35, 0.35, 0.2, 0.1]) * len(linear) / 224
+    if blur_px > 0.3:
+        linear = np.asarray(cv2.GaussianBlur(linear, (0, 0), blur_px), np.float32)
+    strength = rng.choice([0.5, 1.5, 4.0], p=[0.4, 0.4, 0.2])
+    noise = np.frombuffer(rng.bytes(linear.size * 2), np.uint8).reshape(*linear.shape, 2)
+    photograph: NDArray[np.uint8] = develop(linear, exposure, DISPLAY, MAX_LIGHT, noise, strength)
+    return photograph

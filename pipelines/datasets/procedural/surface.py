@@ -82,7 +82,7 @@ def free_hand_surface() -> Surface:
     gloss = tones[0][2].astype(np.float32)
     return Surface(
         matrix=matrix,
-        coarse_faces=np.ascontiguousarray(coarse),
+        coarse_faces=coarse.copy(),  # the model's is read-only, which would compile every kernel again
         middle_faces=np.ascontiguousarray(middle_faces, np.int64),
         faces=faces,
         rest_m=rest_m,
