@@ -1,0 +1,79 @@
+"""The `handnet` command: groups of commands around the library; each group is one Typer app added at the end.
+
+Commands import what they need when they run, so that `handnet --help` stays fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Hands in images: the hand model and its tools.", no_args_is_help=True, add_completion=False)
+hand = typer.Typer(help="The MANO-schema hand model.", no_args_is_help=True)
+app.add_typer(hand, name="hand")
+
+# differences up to this are rounding: the arrays are stored as float32, in metres or radians
+SAME_WITHIN = 1e-6
+
+
+@app.callback()
+def main() -> None:
+    """Hands in images: the hand model and its tools."""
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn a mistake in what the user gave into one line on stderr and exit code 2."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+@hand.command("build")
+def build_hand(
+    out: Annotated[Path, typer.Argument(help="Where to write the right hand's .npz.")] = Path("free_hand.npz"),
+    check: Annotated[bool, typer.Option("--check", help="Exit with 1 if the result differs from the hand in this package.")] = False,
+) -> None:
+    """Build the free hand from its source (about 20 seconds) and compare it with the one in this package."""
+    from handnet.hand.files import FREE_HAND_FILE, read_npz
+    from handnet.hand.generator.build import build_arrays, differences, save_arrays
+
+    with user_errors():
+        if out.suffix != ".npz":
+            raise ValueError(f"OUT: expected a path that ends in .npz, got {str(out)!r}")
+        arrays = build_arrays(lambda part: typer.echo(f"building {part}", err=True))
+        save_arrays(out, arrays)
+        found = differences(arrays, read_npz(FREE_HAND_FILE))
+    typer.echo(f"wrote {out} ({out.stat().st_size:,} bytes)")
+    changed = {name: difference for name, difference in found.items() if difference > SAME_WITHIN}
+    if not changed:
+        typer.echo(f"same as the hand in this package (largest difference {max(found.values()):.1e})")
+        return
+    for name, difference in changed.items():
+        typer.echo(f"differs from the hand in this package: {name} by up to {difference:.3e}")
+    if check:
+        raise typer.Exit(1)
+
+
+@hand.command("info")
+def show_hand(
+    source: Annotated[Path | None, typer.Argument(help="A MANO-schema .npz, a MANO .pkl, or a folder with both sides.")] = None,
+) -> None:
+    """Check a hand model and show its measures; without SOURCE the free hand of this package."""
+    from handnet.hand.doctor import describe
+    from handnet.hand.files import load_hand
+
+    with user_errors():
+        lines = describe(load_hand(source))
+    for line in lines:
+        typer.echo(line)
+
+
+if __name__ == "__main__":
+    app()
