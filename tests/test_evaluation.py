@@ -125,13 +125,11 @@ def test_a_predictor_that_says_the_mean_hand_has_the_baselines_figures(tmp_path,
     samples = make_crops(8, seed=3)
 
     def say_mean(sample, frame):
-        hand = sample.hands[0]
-        keypoints = mean_hand.keypoints_in_crop(hand.side, np.full(2, INPUT_PX / 2), INPUT_PX)
+        hand, side = sample.hands[0], mean_hand.usual_side
+        keypoints = mean_hand.keypoints_in_crop(side, np.full(2, INPUT_PX / 2), INPUT_PX)
         ray = viewing_rays(frame.K[None], np.full((1, 2), INPUT_PX / 2))
         turn = rotation_between(np.array([[0, 0, 1.0]]), ray)
-        joints, vertices = (
-            rotate(points[None], turn)[0] + [0.1, 0, 0.6] for points in (mean_hand.joints(hand.side), mean_hand.vertices(hand.side))
-        )
+        joints, vertices = (rotate(points[None], turn)[0] + [0.1, 0, 0.6] for points in (mean_hand.joints(side), mean_hand.vertices(side)))
         center = np.full(2, INPUT_PX / 2)
         return [
             replace(truth(hand, frame.affine, frame.K), center_px=center, keypoints_px=keypoints, keypoints_m=joints, vertices_m=vertices)

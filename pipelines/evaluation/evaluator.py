@@ -1,7 +1,8 @@
 """Collects predictions image by image and turns them into the figures of an evaluation, ours and the mean hand's.
 
-The mean hand takes place and side from our detections and its own size (crops) or our size (whole images); both are
-measured on the very same hands: those our detections found, or all of them where their centres are given.
+In crops the mean hand says the same of every hand, at its usual size and of its usual side; in whole images it takes
+place, size and side from our detections. Both are measured on the very same hands: those our detections found, or all
+of them where their centres are given.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class _Collected:
 class Evaluator:
     """Add the images one after another, then ask for the results.
 
-    placement: how the mean hand is sized, "crop": its usual size in a crop, "detection": that of our predicted hand.
+    placement of the mean hand, "crop": at its usual size and side in the crop, "detection": as our predicted hand.
     centers_given: prediction i of an image is of its hand i (true centres) and nothing is matched.
     """
 
@@ -103,12 +104,15 @@ class Evaluator:
         placed = np.zeros((len(predicted), 21, 2))
         if self.placement == "detection" and len(predicted):
             sizes = np.ptp(predicted.keypoints_px, axis=1).max(axis=1)
-        for i, (side, center) in enumerate(zip(predicted.side.tolist(), predicted.center_px, strict=True)):
+        for i, (side, center) in enumerate(zip(self._mean_hand_sides(predicted.side), predicted.center_px, strict=True)):
             if self.placement == "crop":
                 placed[i] = self.mean_hand.keypoints_in_crop(side, center, float(predicted.frame_px[i]))
             else:
                 placed[i] = self.mean_hand.keypoints_of_size(side, center, float(sizes[i]))
         return placed
+
+    def _mean_hand_sides(self, predicted: NDArray[np.int64]) -> list[int]:
+        return [self.mean_hand.usual_side] * len(predicted) if self.placement == "crop" else predicted.tolist()
 
     def results(self) -> Results:
         """Figures over everything added. ValueError when no image had a measurable hand."""
@@ -172,8 +176,9 @@ class Evaluator:
         turn = rotation_between(ray, label_ray)
         turn_mean = rotation_between(np.broadcast_to(OPTICAL_AXIS, label_ray.shape), label_ray)
         mean = self.mean_hand
-        mean_joints = np.array([mean.joints(s) for s in side.tolist()]).reshape(-1, 21, 3)
-        mean_vertices = np.array([mean.vertices(s) for s in side.tolist()]).reshape(-1, 778, 3)
+        mean_sides = self._mean_hand_sides(side)
+        mean_joints = np.array([mean.joints(s) for s in mean_sides]).reshape(-1, 21, 3)
+        mean_vertices = np.array([mean.vertices(s) for s in mean_sides]).reshape(-1, 778, 3)
         return {
             OURS: measure(
                 self._kept(self.seen.keypoints_px, np.float64)[detections],

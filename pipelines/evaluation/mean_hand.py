@@ -5,7 +5,7 @@ It is made from the training set's 2D labels and the hand model; it never sees a
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -45,13 +45,15 @@ class MeanHand:
     keypoints' box). joints_m (21, 3), vertices_m (778, 3): the hand model in its mean pose and mean shape, in metres,
     joint 9 at the origin, in one orientation relative to the camera: the one whose weak-perspective projection, free
     in scale and position, is on average nearest to the training hands' 2D keypoints (see `fit_orientation`).
+    usual_side: the more frequent side of the training hands. num_hands: how many there were.
     """
 
     in_crop: Array
     in_box: Array
     joints_m: Array
     vertices_m: Array
-    num_hands: int = field(default=0)
+    usual_side: int = RIGHT
+    num_hands: int = 0
 
     def keypoints_in_crop(self, side: int, center_px: Array, crop_px: float) -> Array:
         """(21, 2) pixels: the mean hand at its usual size in a crop of side `crop_px` around the centre."""
@@ -87,6 +89,7 @@ def fit_mean_hand(hands: TrainingHands, layer: HandLayer) -> MeanHand:
         in_box=in_box.mean(axis=0),
         joints_m=joints @ rotation.T,
         vertices_m=vertices @ rotation.T,
+        usual_side=int(np.mean(hands.side[complete] == RIGHT) >= 0.5),
         num_hands=len(in_box),
     )
 
