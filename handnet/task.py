@@ -13,7 +13,7 @@ from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition, center_cells, gaussian_radius, gaussian_targets, hand_boxes, hand_centers
 from handnet.hand.layer import HandLayer
 from handnet.losses.consistency import consistency_loss
-from handnet.losses.localization import focal_heatmap_loss, window_keypoint_loss, window_loss
+from handnet.losses.localization import focal_heatmap_loss, window_keypoint_loss, window_loss, window_map_loss
 from handnet.losses.reconstruction import bone_loss, joints_3d_loss, photometric_loss, reprojection_loss, root_aligned_loss
 from handnet.losses.regularization import pose_limit_loss, shape_prior_loss
 from handnet.network.handnet import DenseMaps, HandNet, HandOutputs, HandSites
@@ -35,6 +35,7 @@ class LossWeights:
     window: float = 1.0
     heatmap: float = 0.0
     keypoints: float = 0.0
+    keypoint_maps: float = 0.0
     reprojection: float = 1.0
     bones: float = 1.0
     photometric: float = 0.0
@@ -90,6 +91,10 @@ class HandTask(nn.Module):
         if out.local is not None:
             if w.keypoints:
                 terms["keypoints"] = window_keypoint_loss(out.local.keypoints_px, batch.keypoints_px, batch.visible, out.window_px)
+            if w.keypoint_maps:
+                terms["keypoint_maps"] = window_map_loss(
+                    out.local.log_probability, batch.keypoints_px, batch.visible, centers, out.window_px
+                )
             if w.consistency:
                 terms["consistency"] = consistency_loss(out.local.keypoints_px, out.passes[-1].keypoints_px, out.window_px)
         self._reconstruction(terms, out, batch)

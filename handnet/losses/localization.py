@@ -38,14 +38,33 @@ def window_keypoint_loss(
     visible: Float[Tensor, "M 21"],
     window_px: Float[Tensor, " M"],
 ) -> Float[Tensor, ""]:
-    """Mean distance between the heatmaps' expected keypoints and the labels, in half sides of the hand's window.
-
-    A label outside its window cannot be reached by an expectation over the window and does not count.
-    """
-    inside = ((keypoints_px.detach() - target_px).abs() < 4 * window_px[:, None, None]).all(-1)
-    weight = visible * inside
+    """Mean distance between the heatmaps' expected keypoints and the labels, in half sides of the hand's window."""
     distance = smooth_norm((keypoints_px - target_px) / window_px[:, None, None])
-    return (distance * weight).sum() / weight.sum().clamp(min=1)
+    return (distance * visible).sum() / visible.sum().clamp(min=1)
+
+
+def window_map_loss(
+    log_probability: Float[Tensor, "M 21 S2"],
+    target_px: Float[Tensor, "M 21 2"],
+    visible: Float[Tensor, "M 21"],
+    centers_px: Float[Tensor, "M 2"],
+    window_px: Float[Tensor, " M"],
+    sigma_cells: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of each keypoint's distribution over its window against a Gaussian at the label.
+
+    The expectation alone leaves the shape of the distribution open and learns slowly from a flat start; this term gives it one.
+    A label outside its window has no target and does not count.
+    """
+    size = round(log_probability.shape[-1] ** 0.5)
+    cell = ((target_px - centers_px[:, None]) / window_px[:, None, None] + 1) / 2 * size - 0.5
+    inside = ((cell >= -0.5) & (cell <= size - 0.5)).all(-1)
+    steps = torch.arange(size, device=cell.device, dtype=cell.dtype)
+    gaussian = torch.exp(-((steps - cell[..., None]) ** 2) / (2 * sigma_cells**2))  # (M, 21, 2, S): along x, along y
+    gaussian = gaussian / gaussian.sum(-1, keepdim=True).clamp(min=1e-9)
+    target = (gaussian[:, :, 1, :, None] * gaussian[:, :, 0, None, :]).flatten(2)
+    weight = visible * inside
+    return -((target * log_probability).sum(-1) * weight).sum() / weight.sum().clamp(min=1)
 
 
 def smooth_norm(vector: Float[Tensor, "*batch D"], eps: float = 1e-6) -> Float[Tensor, "*batch"]:

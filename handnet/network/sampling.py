@@ -18,6 +18,7 @@ class LocalKeypoints(NamedTuple):
     keypoints_px: Float[Tensor, "M 21 2"]
     confidence: Float[Tensor, "M 21"]  # largest probability of a sample: 1 = one place, near 0 = anywhere
     features: Float[Tensor, "M 21 C"]  # the feature map sampled at the keypoints
+    log_probability: Float[Tensor, "M 21 S2"]  # over the window's samples, row by row
 
 
 def gather_cells(maps: Float[Tensor, "B C h w"], image_index: Int[Tensor, " M"], cells: Int[Tensor, "M 2"]) -> Float[Tensor, "M C"]:
@@ -52,7 +53,9 @@ def local_keypoints(
     """Expected keypoint positions under a softmax over each hand's window: differentiable, and blind to hands outside it."""
     grid = window_grid(centers_px, window_px)
     logits = sample_map(heatmaps, image_index, grid, stride).float().flatten(2)
-    probability = logits.softmax(-1)
+    log_probability = logits.log_softmax(-1)
+    probability = log_probability.exp()
     keypoints = torch.einsum("mjs,msx->mjx", probability, grid.flatten(1, 2))
-    sampled = sample_map(features, image_index, keypoints[:, :, None], stride)[..., 0].transpose(1, 2)
-    return LocalKeypoints(keypoints, probability.amax(-1), sampled)
+    # where to look is learnt from the labels, not from what the features there would like to be
+    sampled = sample_map(features, image_index, keypoints[:, :, None].detach(), stride)[..., 0].transpose(1, 2)
+    return LocalKeypoints(keypoints, probability.amax(-1), sampled, log_probability)
