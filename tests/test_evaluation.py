@@ -298,6 +298,15 @@ def test_the_mean_hand_reads_only_2d_labels(tmp_path):
     np.testing.assert_array_equal(fitted[0].vertices_m, fitted[1].vertices_m)
 
 
+def test_large_training_sets_are_thinned_evenly(tmp_path, monkeypatch):
+    samples = make_crops(9, seed=16)
+    reader = ShardReader(write_shards(tmp_path / "shards", samples))
+    monkeypatch.setattr("pipelines.evaluation.runner.MAX_TRAINING_IMAGES", 4)
+    hands = read_training_hands(reader, INPUT_PX, "keypoints")
+    np.testing.assert_allclose(hands.keypoints_px, [samples[i].hands[0].keypoints_px for i in (0, 3, 6)])
+    np.testing.assert_allclose(hands.crop_px, 96)
+
+
 def test_hands_without_3d_labels_are_measured_in_2d_only(tmp_path, mean_hand):
     samples = [replace(s, hands=tuple(h.without_3d() if i % 2 else h for h in s.hands)) for i, s in enumerate(make_crops(6, seed=11))]
     originals = make_crops(6, seed=11)
