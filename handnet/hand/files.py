@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handnet.hand.frames import anatomical_frames
+from handnet.hand.mano_pickle import read_mano_pickle
 from handnet.hand.schema import NUM_JOINTS, check_arrays
 from handnet.skeleton import FINGERTIP_VERTICES, MANO_PARENTS, SIDES
 
@@ -152,18 +153,12 @@ def with_left_shapedirs_fixed(left: OneHand, right: OneHand) -> OneHand:
 
 
 def _read_one(path: Path, side: str) -> OneHand:
-    readers: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {".npz": read_npz, ".pkl": _read_pickle}
+    readers: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {".npz": read_npz, ".pkl": read_mano_pickle}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: expected a hand model as .npz or .pkl, or a folder with MANO_RIGHT.*, got suffix {path.suffix!r}")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such hand model file")
     return one_hand(readers[path.suffix.lower()](path), path, side)
-
-
-def _read_pickle(path: Path) -> dict[str, NDArray[Any]]:
-    from handnet.hand.mano_pickle import read_mano_pickle  # needs scipy.sparse, which nothing else here does
-
-    return read_mano_pickle(path)
 
 
 def one_hand(arrays: Mapping[str, NDArray[Any]], path: Path, side: str) -> OneHand:
