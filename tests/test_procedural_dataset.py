@@ -119,17 +119,21 @@ def test_mano_parameters_give_the_labelled_surface_on_both_sides(samples):
 
 def test_mask_is_the_silhouette_of_the_labelled_surface(samples):
     model = load_hand()
-    overlaps = []
+    overlaps, shifted = [], {step: [] for step in ((0, 1), (0, -1), (1, 0), (-1, 0))}
     for sample in samples:
         hand = sample.hands[0]
         rays = hand.vertices_m.astype(np.float64) @ hand.K.T
         pixels = np.concatenate([rays[:, :2] / rays[:, 2:], rays[:, 2:]], 1)
         drawn = zbuffer(pixels, model.faces[hand.side], SIZE, SIZE)[0] >= 0
         overlaps.append((drawn & (sample.mask > 0)).sum() / (drawn | (sample.mask > 0)).sum())
+        for step, ratios in shifted.items():
+            moved = np.roll(drawn, step, (0, 1))
+            ratios.append((moved & (sample.mask > 0)).sum() / (moved | (sample.mask > 0)).sum())
         joints = np.delete(hand.keypoints_px, [4, 8, 12, 16, 20], 0).astype(int)  # fingertips lie on the outline
         assert (sample.mask[joints[:, 1], joints[:, 0]] > 0).mean() > 0.9
     assert min(overlaps) > 0.9
     assert np.mean(overlaps) > 0.95
+    assert all(np.mean(ratios) < np.mean(overlaps) - 0.005 for ratios in shifted.values()), "half a pixel off"
 
 
 def test_pixels_show_the_hand_and_not_only_the_background(samples):

@@ -208,13 +208,13 @@ def _distract(image: Image, rng: np.random.Generator) -> None:
         thick = rng.uniform(0.03, 0.2) * size
         heading = rng.uniform(0, 2 * np.pi)
         bend = rng.normal(0, 0.5)
-        light = np.array([np.cos(a := rng.uniform(0, 2 * np.pi)), np.sin(a)]) * thick * 0.1
+        light = np.array([np.cos(a := rng.uniform(0, 2 * np.pi)), np.sin(a)]) * thick * 0.05
         path = [start]
         for _ in range(int(rng.integers(1, 5))):
             path.append(path[-1] + np.array([np.cos(heading), np.sin(heading)]) * thick * rng.uniform(0.3, 1.6))
             heading += bend
-        for step in range(4):
-            shade = tuple(float(c) for c in color * (0.62 + 0.13 * step))
+        for step in range(7):
+            shade = tuple(float(c) for c in color * (0.6 + 0.07 * step))
             points = (np.array(path) + light * step).astype(np.int32)
-            width = max(int(thick * (1 - 0.2 * step)), 1)
+            width = max(int(thick * (1 - 0.11 * step)), 1)
             cv2.polylines(image, [points], False, shade, width, cv2.LINE_AA)

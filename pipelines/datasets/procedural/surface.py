@@ -13,14 +13,12 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from handnet.hand.files import load_free_arrays, load_hand
-from handnet.hand.skin import skin
+from handnet.hand.skin import SKIN_GLOSS, skin
 from handnet.hand.subdivision import subdivide
 from pipelines.datasets.procedural.kernels import vertex_normals
 
 LEVELS = 2
 NUM_TONES = 6
-# gloss of bare skin in `skin`; nails rise above it
-SKIN_GLOSS = 0.25
 # weights of the subdivision below this move a vertex by less than 0.01 mm
 _NEGLIGIBLE = 1e-4
 
@@ -70,24 +68,26 @@ def free_hand_surface() -> Surface:
     model = load_hand()
     template_m, coarse = model.v_template[1], model.faces[1]
     dense, faces = subdivide(coarse, len(template_m), LEVELS)
+    matrix = csr_matrix(dense)
+    del dense  # tens of megabytes, in every worker process
+    matrix.data[np.abs(matrix.data) < _NEGLIGIBLE] = 0
+    matrix.eliminate_zeros()
+    matrix.data /= np.repeat(np.asarray(matrix.sum(1)).ravel(), np.diff(matrix.indptr))
     _, middle_faces = subdivide(coarse, len(template_m), LEVELS - 1)
-    dense = np.where(np.abs(dense) > _NEGLIGIBLE, dense, 0.0)
-    dense /= dense.sum(1, keepdims=True)
-    matrix = csr_matrix(dense, dtype=np.float32)
     faces = np.ascontiguousarray(faces, np.int64)
-    rest_m = (dense @ template_m).astype(np.float32)
+    rest_m = (matrix @ template_m).astype(np.float32)
     normals = vertex_normals(rest_m, faces)
-    part = load_free_arrays()["part"][np.abs(dense).argmax(1)]
+    part = load_free_arrays()["part"][np.asarray(abs(matrix).argmax(1)).ravel()]
     tones = [skin(rest_m * 1000.0, normals, part, float(tone)) for tone in range(NUM_TONES)]
-    gloss = tones[0][2].astype(np.float32)
+    gloss = tones[0].gloss.astype(np.float32)
     return Surface(
-        matrix=matrix,
+        matrix=matrix.astype(np.float32),
         coarse_faces=coarse.copy(),  # the model's is read-only, which would compile every kernel again
         middle_faces=np.ascontiguousarray(middle_faces, np.int64),
         faces=faces,
         rest_m=rest_m,
-        tone_albedo=np.stack([albedo for albedo, _, _ in tones]).astype(np.float32),
-        relief_mm=tones[0][1].astype(np.float32),
+        tone_albedo=np.stack([tone.albedo for tone in tones]).astype(np.float32),
+        relief_mm=tones[0].relief_mm.astype(np.float32),
         gloss=gloss,
         nail=np.clip((gloss - SKIN_GLOSS) / (1 - SKIN_GLOSS), 0, 1),
         wrist_loop=boundary_loop(faces),
