@@ -24,6 +24,7 @@ from handnet.metrics import (
 from handnet.skeleton import ROOT
 from pipelines.datasets.sample import HandLabel
 from pipelines.evaluation.labels import stack_keypoints
+from pipelines.progress import Progress
 
 Array = NDArray[np.float64]
 MM = 1000.0
@@ -117,12 +118,14 @@ def _columns_vertices(predicted: NDArray[np.floating], target: NDArray[np.floati
     known = ~np.isnan(target).any(axis=(1, 2))
     rows = np.flatnonzero(known)
     errors, f5, f15 = np.zeros((len(rows), target.shape[1])), np.zeros(len(rows)), np.zeros(len(rows))
-    for start in range(0, len(rows), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        aligned = procrustes(predicted[rows[chunk]], target[rows[chunk]])
-        errors[chunk] = point_errors(aligned, target[rows[chunk]])
-        distances = surface_distances(aligned, target[rows[chunk]])
-        f5[chunk], f15[chunk] = f_score(distances, 0.005), f_score(distances, 0.015)
+    with Progress("measure meshes", len(rows), "hands") as progress:
+        for start in range(0, len(rows), CHUNK):
+            chunk = slice(start, start + CHUNK)
+            aligned = procrustes(predicted[rows[chunk]], target[rows[chunk]])
+            errors[chunk] = point_errors(aligned, target[rows[chunk]])
+            distances = surface_distances(aligned, target[rows[chunk]])
+            f5[chunk], f15[chunk] = f_score(distances, 0.005), f_score(distances, 0.015)
+            progress.advance(len(rows[chunk]))
     columns = {"pa_mpvpe_mm": errors.mean(axis=1) * MM, "f5": f5, "f15": f15}
     return {name: _spread(values, known) for name, values in columns.items()}, errors
 

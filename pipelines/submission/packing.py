@@ -15,6 +15,7 @@ import orjson
 from numpy.typing import NDArray
 
 from handnet.skeleton import NUM_KEYPOINTS
+from pipelines.progress import Progress
 from pipelines.submission.checking import find_problems
 from pipelines.submission.layouts import NUM_VERTICES, Layout
 from pipelines.submission.reading import MEMBER
@@ -45,8 +46,10 @@ def write_package(path: Path, joints_m: NDArray[np.floating], vertices_m: NDArra
         info = zipfile.ZipInfo(MEMBER, _TIME_STAMP)
         info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
         with zipfile.ZipFile(partial, "w") as archive, archive.open(info, "w", force_zip64=True) as stream:
-            for text in _json_texts(joints_m, vertices_m, layout):
-                stream.write(text)
+            with Progress(f"pack {MEMBER}", 2 * num, "lists of points") as progress:
+                for text, num_done in _json_texts(joints_m, vertices_m, layout):
+                    stream.write(text)
+                    progress.advance(num_done)
         problems = find_problems(partial, layout, num)
         wrong = [problem.text for problem in problems if not problem.is_doubt]
         if wrong:
@@ -57,14 +60,15 @@ def write_package(path: Path, joints_m: NDArray[np.floating], vertices_m: NDArra
     return [problem.text for problem in problems]
 
 
-def _json_texts(joints_m: NDArray[np.floating], vertices_m: NDArray[np.floating], layout: Layout) -> Iterator[bytes]:
-    yield b"["
+def _json_texts(joints_m: NDArray[np.floating], vertices_m: NDArray[np.floating], layout: Layout) -> Iterator[tuple[bytes, int]]:
+    """Pieces of the file, each with the number of samples it completes."""
+    yield b"[", 0
     for number, (points, convert) in enumerate(((joints_m, layout.joints), (vertices_m, layout.vertices))):
-        yield b",[" if number else b"["
+        yield b",[" if number else b"[", 0
         for start in range(0, len(points), _SAMPLES_A_WRITE):
             # adding 0 turns -0.0, which rounding makes, into 0.0
             rounded = np.round(convert(points[start : start + _SAMPLES_A_WRITE]), DECIMALS) + 0.0
             text = orjson.dumps(np.ascontiguousarray(rounded), option=orjson.OPT_SERIALIZE_NUMPY)
-            yield (b"," if start else b"") + text[1:-1]
-        yield b"]"
-    yield b"]"
+            yield (b"," if start else b"") + text[1:-1], len(rounded)
+        yield b"]", 0
+    yield b"]", 0
