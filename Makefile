@@ -56,11 +56,12 @@ demo: setup  ## the whole chain on the embedded default: data, training, evaluat
 	python -m dvc repro
 	@python -m pipelines.summary
 
-compare: setup  ## the experiments side by side: changed params, and metrics
-	@python -m dvc exp show --only-changed --no-pager --drop '$(HASH_COLUMNS)'
+compare: setup  ## the experiments side by side: changed params, and the figures that matter most
+	@python -m dvc exp show --only-changed --drop '$(UNSHOWN)' --keep '$(SHOWN)'
 
-# the dependencies' hashes, which say nothing to a person
-HASH_COLUMNS := ^(pipelines|handnet|data|models|logs|results|submissions)(/.*)?$$|^metrics$$
+# the dependencies' hashes say nothing to a person; `dvc metrics diff` has all figures
+UNSHOWN := (pipelines|handnet|data|models|logs|results|submissions)(/.*)?$$|metrics$$|(.*:)?(ours|mean_hand|count)\.
+SHOWN := (.*:)?ours\.(error_2d_fraction|pa_mpjpe_mm|precision|recall)$$
 
 bench: setup  ## measure the fast routines (benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done
