@@ -45,11 +45,14 @@ def write_package(path: Path, joints_m: NDArray[np.floating], vertices_m: NDArra
     try:
         info = zipfile.ZipInfo(MEMBER, _TIME_STAMP)
         info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
-        with zipfile.ZipFile(partial, "w") as archive, archive.open(info, "w", force_zip64=True) as stream:
-            with Progress(f"pack {MEMBER}", 2 * num, "lists of points") as progress:
-                for text, num_done in _json_texts(joints_m, vertices_m, layout):
-                    stream.write(text)
-                    progress.advance(num_done)
+        with (
+            Progress(f"pack {MEMBER}", 2 * num, "lists of points") as progress,
+            zipfile.ZipFile(partial, "w") as archive,
+            archive.open(info, "w", force_zip64=True) as stream,
+        ):
+            for text, num_done in _json_texts(joints_m, vertices_m, layout):
+                stream.write(text)
+                progress.advance(num_done)
         problems = find_problems(partial, layout, num)
         wrong = [problem.text for problem in problems if not problem.is_doubt]
         if wrong:
