@@ -148,7 +148,7 @@ class HandTask(nn.Module):
         chosen = (batch.image_index < num).nonzero()[:, 0]
         hands = out.passes[-1]
         vertices = hands.vertices_m[chosen]
-        faces = self.layer.faces(batch.side[chosen])
+        faces = self.layer.both_faces[batch.side[chosen]]
         colors = shade(out.albedo[chosen], vertex_normals(vertices, faces), out.light[chosen])
         scale = self.render_px / batch.image.shape[-1]
         height = round(batch.image.shape[-2] * scale)

@@ -135,9 +135,9 @@ class HandNet(nn.Module):
 
 
 def dense_head(channels: int, outputs: int, bias: float) -> nn.Sequential:
-    """3x3 + 1x1 head whose output starts near `bias` everywhere."""
-    last = nn.Conv2d(channels // 2, outputs, 1)
+    """Two 1x1 convolutions whose output starts near `bias` everywhere; the neighbourhood is the shared fusion's part."""
+    last = nn.Conv2d(channels, outputs, 1)
     nn.init.normal_(last.weight, std=0.001)
     assert last.bias is not None
     nn.init.constant_(last.bias, bias)
-    return nn.Sequential(nn.Conv2d(channels, channels // 2, 3, padding=1), nn.ReLU(), last)
+    return nn.Sequential(nn.Conv2d(channels, channels, 1), nn.ReLU(), last)
