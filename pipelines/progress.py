@@ -23,13 +23,14 @@ class Progress:
         self.done = 0
         self.console = Console(stderr=True)
         self.bar: RichProgress | None = None
+        self.text = ""
 
     def __enter__(self) -> Progress:
         self.started_at = self.printed_at = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
             self.bar = RichProgress(*columns, console=self.console)
-            self.task = self.bar.add_task(self.description, total=self.total)
+            self.task = self.bar.add_task(self.description, total=self.total, note="")
             self.bar.start()
         return self
 
@@ -46,8 +47,14 @@ class Progress:
         elif time.monotonic() - self.printed_at > _LINE_EVERY_S:
             self._line("")
 
+    def note(self, text: str) -> None:
+        """A short text shown beside the count, such as the current loss."""
+        self.text = text
+        if self.bar is not None:
+            self.bar.update(self.task, note=text)
+
     def _line(self, state: str) -> None:
         self.printed_at = time.monotonic()
         seconds = self.printed_at - self.started_at
-        text = f"{self.description}: {self.done}/{self.total}{self.unit}, {seconds:.0f} s"
+        text = f"{self.description}: {self.done}/{self.total}{self.unit}, {seconds:.0f} s{', ' + self.text if self.text else ''}"
         print(f"{text}, {state}" if state else text, file=sys.stderr, flush=True)
