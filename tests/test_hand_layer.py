@@ -223,3 +223,26 @@ def test_wrong_options_are_named(model):
         run(layer, x, translation=torch.zeros(2, 2))
     with pytest.raises(ValueError, match="side: expected 0"):
         layer.faces(2)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_onnx_export_with_any_batch_size(model, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+
+    class Centered(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = HandLayer(model)
+
+        def forward(self, root, pose, betas, side):
+            return tuple(self.layer(axis_angle_to_matrix(root), pose, betas, side, center_joint=9))
+
+    names = ("root", "pose", "betas", "side")
+    small, large = (tuple(random_input(num, dtype=torch.float32)[name] for name in names) for num in (2, 5))
+    file = tmp_path / "hand.onnx"
+    axes = {name: {0: "num_hands"} for name in names}
+    torch.onnx.export(Centered(), small, str(file), dynamo=False, opset_version=17, input_names=list(names), dynamic_axes=axes)
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    got = session.run(None, {name: value.numpy() for name, value in zip(names, large, strict=True)})
+    for ours, theirs in zip(Centered()(*large), got, strict=True):
+        assert np.abs(ours.numpy() - theirs).max() < 1e-6

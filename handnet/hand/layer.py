@@ -97,11 +97,12 @@ class HandLayer(nn.Module):
             model's own origin.
         Returns vertices and joints in metres in the frame of root_rotation. Raises ValueError for wrong shapes.
         """
-        self._check(root_rotation, pose, betas, side, translation, center_joint)
+        if not torch.jit.is_tracing():  # a trace (ONNX) would warn about every comparison
+            self._check(root_rotation, pose, betas, side, translation, center_joint)
         if pose.ndim == 2:
             if not flat_hand_mean:
                 pose = pose + self.hands_mean[side]
-            rotations = axis_angle_to_matrix(pose.unflatten(1, (NUM_JOINTS - 1, 3)))
+            rotations = axis_angle_to_matrix(pose.reshape(-1, NUM_JOINTS - 1, 3))
         elif flat_hand_mean:
             rotations = pose
         else:
@@ -122,18 +123,18 @@ class HandLayer(nn.Module):
 
     def _rest(self, rotations: Tensor, betas: Tensor, side: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Shaped and corrected vertices (N, 3, 778), joints (N, 16, 3) and joint offsets from the parents (N, 16, 3)."""
-        features = torch.cat([torch.ones_like(betas[:, :1]), betas, rotations.flatten(1)], 1)
+        features = torch.cat([torch.ones_like(betas[:, :1]), betas, rotations.reshape(-1, NUM_POSE_FEATURES)], 1)
         by_side = nn.functional.one_hot(side, 2).to(features.dtype)[..., None] * features[:, None]
-        rest = by_side.flatten(1) @ self.blend
+        rest = by_side.reshape(-1, self.blend.shape[0]) @ self.blend
         vertices, joints, offsets = rest.split([3 * NUM_VERTICES, 3 * NUM_JOINTS, 3 * NUM_JOINTS], 1)
-        return vertices.unflatten(1, (3, NUM_VERTICES)), joints.unflatten(1, (NUM_JOINTS, 3)), offsets.unflatten(1, (NUM_JOINTS, 3))
+        return vertices.reshape(-1, 3, NUM_VERTICES), joints.reshape(-1, NUM_JOINTS, 3), offsets.reshape(-1, NUM_JOINTS, 3)
 
     def _skin(self, rest_vertices: Tensor, rotations: Tensor, shifts: Tensor, side: Tensor) -> Tensor:
         # Vertices run along the last axis, so that the sums below are long and vectorised.
         weights = self.weights if self.weights.ndim == 2 else self.weights[side]
-        blended_rotations = (rotations.flatten(2).mT @ weights).unflatten(1, (3, 3))
-        posed = (blended_rotations * rest_vertices[:, None]).sum(2) + shifts.mT @ weights
-        return posed.mT.contiguous()
+        blended_rotations = (rotations.reshape(-1, NUM_JOINTS, 9).transpose(-1, -2) @ weights).reshape(-1, 3, 3, NUM_VERTICES)
+        posed = (blended_rotations * rest_vertices[:, None]).sum(2) + shifts.transpose(-1, -2) @ weights
+        return posed.transpose(-1, -2).contiguous()
 
     def _check(
         self, root_rotation: Tensor, pose: Tensor, betas: Tensor, side: Tensor, translation: Tensor | None, center_joint: int | None
@@ -148,7 +149,9 @@ class HandLayer(nn.Module):
             _expect("translation", translation, (num, 3))
         if side.dtype != torch.int64:
             raise ValueError(f"side: expected int64 (0 left, 1 right), got {side.dtype}")
-        if side.device.type == "cpu" and bool(((side < 0) | (side > 1)).any()):  # elsewhere the check would stall the device
+        # values can't be looked at in a compiled graph, and doing so would stall another device
+        may_look = side.device.type == "cpu" and not torch.compiler.is_compiling()
+        if may_look and bool(((side < 0) | (side > 1)).any()):
             raise ValueError(f"side: expected 0 (left) or 1 (right), got {sorted(set(side.tolist()))}")
         if center_joint is not None and not 0 <= center_joint < NUM_KEYPOINTS:
             raise ValueError(f"center_joint: expected a std21 index 0..20, got {center_joint}")
@@ -165,14 +168,14 @@ def _expect(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 def _chain(root_rotation: Tensor, rotations: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """World rotations (N, 16, 3, 3) and positions (N, 16, 3): MANO's tree is five fingers of three joints, so three
     steps along all fingers at once instead of fifteen joint by joint."""
-    local = torch.cat([rotations, offsets[:, 1:, :, None]], -1).unflatten(1, (NUM_FINGERS, 3))
+    local = torch.cat([rotations, offsets[:, 1:, :, None]], -1).reshape(-1, NUM_FINGERS, 3, 3, 4)
     rotation, position = root_rotation[:, None], offsets[:, :1, :, None]
     world = []
     for step in local.unbind(2):
         moved = rotation @ step
         rotation, position = moved[..., :3], moved[..., 3:] + position
         world.append(torch.cat([rotation, position], -1))
-    fingers = torch.stack(world, 2).flatten(1, 2)
+    fingers = torch.stack(world, 2).reshape(-1, NUM_JOINTS - 1, 3, 4)
     return torch.cat([root_rotation[:, None], fingers[..., :3]], 1), torch.cat([offsets[:, :1], fingers[..., 3]], 1)
 
 
