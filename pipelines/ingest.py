@@ -5,6 +5,7 @@ Reads params section ingest.NAME, writes data/ingest/NAME/SPLIT; an interrupted 
 
 from __future__ import annotations
 
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,24 +42,32 @@ class OpenDataset:
     name: str
     config: Any
     split: str
+    cache: Path
 
     def __call__(self) -> DatasetSource:
-        return DatasetSource(find_adapter(self.name).open(self.config, self.split))
+        return DatasetSource(find_adapter(self.name).open(self.config, self.split, self.cache))
+
+
+def work_folder(name: str, data: Path) -> Path:
+    """Where unfinished work lies: beside the stage's output, which the graph of stages may clear, not in it."""
+    return data / "ingest" / f"{name}.partial"
 
 
 def make_plan(name: str, config: Any, split: str, data: Path) -> Plan:
     """What ingesting one split of dataset `name` means."""
     adapter = find_adapter(name)
+    work = work_folder(name, data)
+    open_dataset = OpenDataset(name, config, split, work / "cache")
     return Plan(
         target=data / "ingest" / name / split,
-        work=data / "ingest" / f"{name}.partial" / split,  # beside the folder that the stage's graph owns and may clear
+        work=work / split,
         dataset=name,
         split=split,
-        num_samples=len(adapter.open(config, split)),
+        num_samples=len(open_dataset().dataset),
         samples_per_shard=config.samples_per_shard,
         jpeg_quality=getattr(config, "jpeg_quality", JPEG_QUALITY),
         config=config.model_dump(mode="json"),
-        open_source=OpenDataset(name, config, split),
+        open_source=open_dataset,
         code=code_digest([*adapter.code_paths(), *(ROOT / path for path in SHARED_CODE)]),
     )
 
@@ -76,9 +85,7 @@ def ingest(name: str, section: IngestConfig, *, data: Path = DATA, num_workers: 
         made = build_shards(plan, num_workers=num_workers, description=f"ingest {name}/{split}")
         print(f"{plan.target}: {plan.num_samples} samples{'' if made else ', unchanged'}", file=sys.stderr)
         folders.append(plan.target)
-    work = data / "ingest" / f"{name}.partial"
-    if work.is_dir() and not any(work.iterdir()):
-        work.rmdir()
+    shutil.rmtree(work_folder(name, data), ignore_errors=True)
     return folders
 
 

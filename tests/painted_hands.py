@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -35,6 +36,7 @@ def skeleton_m(rng: np.random.Generator) -> np.ndarray:
     return np.array(points) @ rotation.T
 
 
+@cache
 def painted_sample(index: int, markers: bool = True, size: int = SIZE) -> HandSample:
     """One hand in the middle of a patterned image; with `markers`, dot k has colour DOTS[k] and lies exactly at keypoint k."""
     rng = np.random.default_rng((99, index))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -72,13 +71,8 @@ def dots_seen(sample: HandSample, hand: int, scale: float) -> list[int]:
     return seen
 
 
-@cache
-def painted(index: int) -> HandSample:
-    return painted_sample(index)
-
-
 def source_of(label) -> HandSample:
-    return painted(int(label.source_id.removeprefix("painted/")))
+    return painted_sample(int(label.source_id.removeprefix("painted/")))
 
 
 def test_painted_dots_lie_where_the_labels_say(scenes):

@@ -26,7 +26,7 @@ def square(number):
 def fail_at(bad, number):
     if number == bad:
         raise ValueError(f"cannot do {number}")
-    time.sleep(30 if number > bad else 0)
+    time.sleep(600 if number > bad else 0)
     return number
 
 
@@ -71,11 +71,11 @@ def test_an_error_is_raised_at_once_with_the_item_named(num_workers):
     with pytest.raises(ValueError, match="cannot do 1") as caught:
         run(partial(fail_at, 1), range(4), num_workers=num_workers, description="failing")
     assert "while working on 1" in caught.value.__notes__
-    assert time.monotonic() - started < 20  # the other worker's 30 s were not waited for
+    assert time.monotonic() - started < 300  # the other worker's 600 s were not waited for
 
 
 def test_an_error_that_cannot_be_rebuilt_still_says_what_it_was():
-    with pytest.raises(RuntimeError, match="OddError: odd 0"):
+    with pytest.raises(RuntimeError, match=r"OddError: odd \d"):
         run(fail_oddly, range(2), num_workers=2, description="odd")
 
 

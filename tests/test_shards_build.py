@@ -136,16 +136,16 @@ def test_killed_run_continues_where_it_was(tmp_path, how):
     environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
     process = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True)
     plan = make_plan(tmp_path, num_samples=40)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while len(list(plan.stats_folder.glob("shard-*.json")) if plan.stats_folder.exists() else []) < 2:
-        assert time.monotonic() < deadline, "no shard was finished within a minute"
+        assert time.monotonic() < deadline, "no shard was finished in time"
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.02)
     if how == signal.SIGINT:
         os.killpg(process.pid, how)  # as the terminal does
     else:
         process.kill()
-    _, errors = process.communicate(timeout=10)  # workers hold stderr open: this returns only when they are gone too
+    _, errors = process.communicate(timeout=120)  # workers hold stderr open: this returns only when they are gone too
     if how == signal.SIGINT:
         assert errors.count("Traceback") == 1, errors  # the parent's own, none from workers
         assert "slow: " in errors

@@ -26,16 +26,18 @@ class Dataset(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Where an adapter lives. `factory` is "module:class", called as class(config, split)."""
+    """Where an adapter lives. `factory` is "module:class", called as class(config, split[, cache folder])."""
 
     factory: str
     splits: Callable[[Any], tuple[str, ...]]
     code: tuple[str, ...] = ()  # what its samples depend on beside its own module, from the repository's root
+    needs_cache: bool = False  # whether it converts its annotations once, into a folder that all workers share
 
-    def open(self, config: Any, split: str) -> Dataset:
+    def open(self, config: Any, split: str, cache: Path) -> Dataset:
         """The split's samples. DataError if the data cannot be used."""
         module, name = self.factory.split(":")
-        dataset: Dataset = getattr(importlib.import_module(module), name)(config, split)
+        factory = getattr(importlib.import_module(module), name)
+        dataset: Dataset = factory(config, split, cache) if self.needs_cache else factory(config, split)
         return dataset
 
     def code_paths(self) -> list[Path]:
@@ -50,6 +52,21 @@ ADAPTERS: dict[str, Adapter] = {
         factory="pipelines.datasets.procedural:Procedural",
         splits=lambda config: ("train", "eval"),
         code=("handnet/hand", "handnet/rendering", "handnet/skeleton.py"),
+    ),
+    "freihand": Adapter(
+        factory="pipelines.datasets.freihand:Freihand",
+        splits=lambda config: ("train", "val", "eval") if config.val_fraction > 0 else ("train", "eval"),
+        code=(*(f"pipelines/datasets/{name}.py" for name in ("annotations", "mano_fit", "source_files")), "handnet/hand"),
+        needs_cache=True,
+    ),
+    "ho3d": Adapter(
+        factory="pipelines.datasets.ho3d:Ho3d",
+        splits=lambda config: ("train", "val", "eval") if config.val_sequences else ("train", "eval"),
+        code=(
+            *(f"pipelines/datasets/{name}.py" for name in ("freihand", "mano_fit", "source_files")),
+            "handnet/hand",
+            "handnet/skeleton.py",
+        ),
     ),
 }
 
