@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from fake_packages import in_layout, right_hands, write_zip
 from scipy.linalg import orthogonal_procrustes
+from scipy.spatial.distance import cdist
 
 from pipelines.submission.layouts import LAYOUTS
 from pipelines.submission.packing import write_package
@@ -34,7 +35,7 @@ def naive_scores(xyz, verts, gt_xyz, gt_verts, layout):
         return b - b[0] + a[0]
 
     def f(a, b, threshold):
-        distances = np.linalg.norm(a[:, None] - b[None], axis=2)
+        distances = cdist(a, b)
         recall, precision = (distances.min(0) < threshold).mean(), (distances.min(1) < threshold).mean()
         return 2 * recall * precision / (recall + precision) if recall + precision else 0.0
 
@@ -56,9 +57,9 @@ def naive_scores(xyz, verts, gt_xyz, gt_verts, layout):
     thresholds = np.linspace(0, 0.05, 100)
     for name, values in distances.items():
         values = np.array(values)
-        curves = [[(values[:, p] <= t).mean() for t in thresholds] for p in range(values.shape[1])]
+        curves = np.array([(values <= t).mean(axis=0) for t in thresholds])
         scores[f"{name}_mean3d"] = float(values.mean()) * 100
-        scores[f"{name}_auc3d"] = float(np.mean([np.trapezoid(curve, thresholds) for curve in curves]) / 0.05)
+        scores[f"{name}_auc3d"] = float(np.mean([np.trapezoid(curve, thresholds) for curve in curves.T]) / 0.05)
     return scores
 
 
