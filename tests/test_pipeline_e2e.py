@@ -64,7 +64,7 @@ class Repository:
         self.environment.pop("PYTHONPATH", None)
 
     def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=600)
+        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=1800)
         if check and result.returncode != 0:
             pytest.fail(f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
         return result
@@ -181,7 +181,7 @@ def test_the_table_at_the_end_of_the_demo(finished: Repository) -> None:
         ("pipelines/composition/layout.py", {"compose@train", "compose@eval"}),
         ("handnet/task.py", {"train_crop", "train_multi"}),
         ("pipelines/evaluate.py", {"evaluate@crop", "evaluate@multi"}),
-        ("README.md", set()),
+        ("docs/licences.md", set()),
     ],
 )
 def test_a_change_of_code_reaches_its_own_stages(finished: Repository, path: str, expected: set[str]) -> None:
@@ -261,10 +261,10 @@ def test_interrupted_training_goes_on_where_it_was(finished: Repository) -> None
     )
     try:
         checkpoints = finished.folder / "checkpoints"
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not any(path.is_file() for path in checkpoints.rglob("*")):
             assert process.poll() is None, process.communicate()[0]
-            assert time.monotonic() < deadline, "no checkpoint within two minutes"
+            assert time.monotonic() < deadline, "no checkpoint within five minutes"
             time.sleep(0.05)
         os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
         output, _ = process.communicate(timeout=60)
