@@ -28,7 +28,8 @@ class Progress:
     def __enter__(self) -> Progress:
         self.started_at = self.printed_at = time.monotonic()
         if self.console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+            counts = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+            columns = (*counts, TextColumn("{task.fields[note]}"))
             self.bar = RichProgress(*columns, console=self.console)
             self.task = self.bar.add_task(self.description, total=self.total, note="")
             self.bar.start()

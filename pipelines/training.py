@@ -245,6 +245,7 @@ def write_model(folder: Path, trainer: Trainer, stage: Stage, config: TrainConfi
             "data": section.data,
             "data_sha256": digest(asdict(manifest)),
             "supervision": section.supervision,
+            "center": section.center,
             "seed": config.seed,
             "steps": section.steps,
             "images_seen": section.steps * section.batch_size,

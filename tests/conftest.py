@@ -11,5 +11,5 @@ os.environ.update(DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
 
 # Modules whose shapes are checked at every call; the others check their arguments themselves, with a ValueError, or are compiled by numba.
 # This must come before anything imports handnet.
-CHECKED = ["handnet.losses", "handnet.network", "handnet.centers", "handnet.task", "handnet.batch", "handnet.camera"]
+CHECKED = ["handnet.losses", "handnet.network", "handnet.centers", "handnet.task", "handnet.camera"]
 install_import_hook(CHECKED, "beartype.beartype")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from handnet.losses.localization import smooth_norm
-from handnet.skeleton import BONE_ARRAY, MIDDLE_FIRST_BONE, ROOT
+from handnet.skeleton import BONES, MIDDLE_FIRST_BONE, ROOT
 
 # A middle finger that points at the camera has no length in the image: the unit never falls below this share of the keypoints' box.
 MIN_UNIT_OF_BOX = 0.15
@@ -43,7 +43,7 @@ def bone_loss(
 
     A label bone shorter than a twentieth of the hand's unit has no direction worth learning and does not count.
     """
-    parent, child = BONE_ARRAY[:, 0], BONE_ARRAY[:, 1]
+    parent, child = [p for p, _ in BONES], [c for _, c in BONES]
     unit = hand_unit_px(target_px, visible)[:, None, None]
     bone = (keypoints_px[:, child] - keypoints_px[:, parent]) / unit
     target = (target_px[:, child] - target_px[:, parent]) / unit
