@@ -5,6 +5,7 @@ Right-hand frame at rest: fingers along -x, back of the hand +y, thumb side +z, 
 
 from __future__ import annotations
 
+import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -94,8 +95,8 @@ def load_hand(source: str | Path | None = None) -> HandModel:
     """The hand model at `source`; None is the free hand of this package.
 
     source: a .npz with MANO's keys (v_template, f, shapedirs, posedirs, J_regressor, weights, hands_mean,
-        hands_components, kintree_table) or an official MANO .pkl, both for a right hand unless the file name contains
-        "left" (the other side is mirrored), or a folder with MANO_RIGHT and optionally MANO_LEFT as .npz or .pkl.
+        hands_components, kintree_table) or an official MANO .pkl, both for a right hand unless the file name has the
+        word "left" (the other side is mirrored), or a folder with MANO_RIGHT and optionally MANO_LEFT as .npz or .pkl.
     Raises FileNotFoundError, or ValueError that names file, key, what was expected and what came.
     """
     if source is None:
@@ -103,7 +104,7 @@ def load_hand(source: str | Path | None = None) -> HandModel:
     path = Path(source)
     if path.is_dir():
         return _load_folder(path)
-    side = "left" if "left" in path.stem.lower() else "right"
+    side = "left" if re.search(r"(?<![a-z])left(?![a-z])", path.stem.lower()) else "right"
     one = _read_one(path, side)
     other = mirrored(one)
     left, right = (one, other) if side == "left" else (other, one)
