@@ -77,7 +77,7 @@ class FreihandConfig(Section):
     seed: Annotated[int, Field(ge=0)]
     val_fraction: Fraction  # split by source id; 0 keeps all training frames
     samples_per_shard: PositiveInt
-    mano_model: str | None = None  # the user's MANO file or folder; without it no MANO parameters are delivered
+    mano_model: str | None  # the user's MANO file or folder; without it no MANO parameters are delivered
 
 
 class Ho3dConfig(Section):
@@ -86,8 +86,8 @@ class Ho3dConfig(Section):
     path: str
     version: Literal["v2", "v3"]
     samples_per_shard: PositiveInt
-    val_sequences: list[str] = []  # training sequences held out as split val; evaluation frames have no public keypoints
-    mano_model: str | None = None  # the user's MANO file or folder; without it no vertices are delivered
+    val_sequences: list[str]  # training sequences held out as split val; evaluation frames have no public keypoints
+    mano_model: str | None  # the user's MANO file or folder; without it no vertices are delivered
 
 
 class IngestConfig(Section):

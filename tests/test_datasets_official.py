@@ -40,7 +40,8 @@ def open_freihand(path: Path, split: str = "train", val_fraction: float = 0.0, m
 
 
 def open_ho3d(path: Path, split: str = "train", version: str = "v2", **changes: object) -> Ho3d:
-    return Ho3d(Ho3dConfig(path=str(path), version=version, samples_per_shard=5, **changes), split)
+    settings = {"val_sequences": [], "mano_model": None, **changes}
+    return Ho3d(Ho3dConfig(path=str(path), version=version, samples_per_shard=5, **settings), split)
 
 
 # --- FreiHAND -------------------------------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def test_ho3d_bad_files_are_named(ho3d):
 def test_ingest_writes_official_datasets_the_same_from_folder_and_zip(tmp_path):
     source = write_freihand(tmp_path / "FreiHAND_pub_v2")
     archive = zipped(source, tmp_path / "freihand.zip")
-    make = partial(FreihandConfig, seed=0, val_fraction=0.4, samples_per_shard=5)
+    make = partial(FreihandConfig, seed=0, val_fraction=0.4, samples_per_shard=5, mano_model=None)
     shards = []
     for name, path in (("folder", source), ("zip", archive)):
         folders = stage.ingest("freihand", IngestConfig(freihand=make(path=str(path))), data=tmp_path / name, num_workers=2)
@@ -364,6 +365,6 @@ def test_ingest_writes_official_datasets_the_same_from_folder_and_zip(tmp_path):
         assert sorted(p.name for p in (tmp_path / name / "ingest").iterdir()) == ["freihand"]
     assert shards[0] == shards[1]
     assert len(ShardReader(tmp_path / "zip/ingest/freihand/val")) == 4
-    ho3d = Ho3dConfig(path=str(write_ho3d(tmp_path / "HO3D")), version="v2", samples_per_shard=3, val_sequences=["SM2"])
+    ho3d = Ho3dConfig(path=str(write_ho3d(tmp_path / "HO3D")), version="v2", samples_per_shard=3, val_sequences=["SM2"], mano_model=None)
     for folder in stage.ingest("ho3d", IngestConfig(ho3d=ho3d), data=tmp_path / "data", num_workers=1):
         assert len(ShardReader(folder)) == 2
