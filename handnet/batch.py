@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -37,10 +39,15 @@ class HandBatch:
 
     def to(self, device: torch.device | str) -> HandBatch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device, non_blocking=True) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **moved)
+        return self._each(lambda value: value.to(device, non_blocking=True))
 
     def pin_memory(self) -> HandBatch:
         """The same batch in page-locked memory (called by torch's DataLoader)."""
-        pinned = {f.name: getattr(self, f.name).pin_memory() for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **pinned)
+        return self._each(lambda value: value.pin_memory())
+
+    def _each(self, move: Callable[[Tensor], Tensor]) -> HandBatch:
+        moved: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name, value in moved.items():
+            if isinstance(value, Tensor):
+                moved[name] = move(value)
+        return HandBatch(**moved)

@@ -102,8 +102,8 @@ def find_peaks(
 ) -> Peaks:
     """Local maxima of a probability map above `threshold`: 0 to `max_hands` per image.
 
-    A cell is a peak when it is the maximum of its (2 d + 1)^2 neighbourhood; the sub-cell position is the parabola's vertex through the
-    peak and its neighbours, per axis. Plateaus give one peak: the neighbourhood test is made on values with a tiny, position-dependent slope.
+    A cell is a peak when it is the maximum of its (2 d + 1)^2 neighbourhood; the sub-cell position is the vertex of the parabola
+    through the peak and its neighbours, per axis. Plateaus give one peak: the test is made on values with a tiny slope.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold}")

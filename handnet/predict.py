@@ -69,8 +69,10 @@ class ModelDescription:
             raise ValueError(f"{path}: not found; expected a model folder written by `python -m pipelines.train`") from None
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(tree, dict) or tree.get("schema") != MODEL_SCHEMA:
-            raise ValueError(f"{path}: schema: expected {MODEL_SCHEMA}, got {tree.get('schema') if isinstance(tree, dict) else type(tree).__name__}")
+        if not isinstance(tree, dict):
+            raise ValueError(f"{path}: expected a JSON object, got {type(tree).__name__}")
+        if tree.get("schema") != MODEL_SCHEMA:
+            raise ValueError(f"{path}: schema: expected {MODEL_SCHEMA}, got {tree.get('schema')!r}")
         try:
             return cls(**{**tree, "network": HandNetConfig(**tree["network"])})
         except (TypeError, KeyError) as error:
@@ -168,7 +170,7 @@ class Predictor:
 
     def _given(self, maps: DenseMaps, centers_px: Sequence[NDArray[np.floating]]) -> Peaks:
         index = torch.tensor([i for i, c in enumerate(centers_px) for _ in range(len(c))], dtype=torch.long, device=self.device)
-        flat = np.concatenate([np.asarray(c, np.float32).reshape(-1, 2) for c in centers_px]) if len(centers_px) else np.zeros((0, 2), np.float32)
+        flat = np.concatenate([np.zeros((0, 2), np.float32), *(np.asarray(c, np.float32).reshape(-1, 2) for c in centers_px)])
         centers: Tensor = torch.as_tensor(flat, device=self.device)
         h, w = maps.center.shape[-2:]
         cells = center_cells(centers, self.network.stride, h, w)

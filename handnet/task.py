@@ -143,7 +143,9 @@ class HandTask(nn.Module):
 
     def _photometric(self, out: HandOutputs, batch: HandBatch) -> Tensor:
         """Eq. 9 on the first images of the batch, at the rendering size."""
-        assert out.albedo is not None and out.light is not None and batch.mask is not None
+        assert out.albedo is not None
+        assert out.light is not None
+        assert batch.mask is not None
         num = min(self.render_images, batch.image.shape[0])
         chosen = (batch.image_index < num).nonzero()[:, 0]
         hands = out.passes[-1]

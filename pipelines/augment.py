@@ -73,12 +73,17 @@ def warp_vectors(points_m: NDArray[np.floating], view: View) -> NDArray[np.float
 
 def warp_image(image: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
     """Bilinear warp into a square; the border repeats by reflection."""
-    return cv2.warpAffine(image, _integer_centers(affine), (size_px, size_px), flags=cv2.INTER_LINEAR, borderMode=_BORDER)
+    return _warp(image, affine, size_px, cv2.INTER_LINEAR)
 
 
 def warp_mask(mask: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
     """Nearest warp of instance ids; the border reflects as the image does."""
-    return cv2.warpAffine(mask, _integer_centers(affine), (size_px, size_px), flags=cv2.INTER_NEAREST, borderMode=_BORDER)
+    return _warp(mask, affine, size_px, cv2.INTER_NEAREST)
+
+
+def _warp(pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int) -> NDArray[np.uint8]:
+    out = cv2.warpAffine(pixels, _integer_centers(affine), (size_px, size_px), flags=interpolation, borderMode=_BORDER)
+    return np.asarray(out, np.uint8)
 
 
 def _integer_centers(affine: Array) -> Array:
@@ -95,4 +100,4 @@ def jitter_color(image: NDArray[np.uint8], strength: float, rng: np.random.Gener
     gain = (1 + rng.uniform(-strength, strength)) * (1 + rng.uniform(-strength, strength, 3) * 0.5)
     offset = rng.uniform(-strength, strength) * 64
     table = np.clip(np.arange(256)[:, None] * gain + offset, 0, 255).astype(np.uint8)
-    return cv2.LUT(image, table[:, None, :])
+    return np.asarray(cv2.LUT(image, table[:, None, :]), np.uint8)

@@ -79,7 +79,7 @@ def build_task(config: TrainConfig, section: StageConfig, start_from: Path | Non
             raise ValueError(f"{weights}: does not fit train.model: {' '.join(str(error).split())[:400]}") from None
     loss: LossConfig = section.loss
     weights_only = loss.model_dump(exclude={"render_px", "render_images"})
-    return HandTask(
+    task = HandTask(
         network,
         layer,
         LossWeights(**weights_only),
@@ -87,7 +87,8 @@ def build_task(config: TrainConfig, section: StageConfig, start_from: Path | Non
         supervision=section.supervision,
         render_px=loss.render_px,
         render_images=loss.render_images,
-    ).to(memory_format=torch.channels_last)
+    )
+    return task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 def run_fingerprint(stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask) -> str:
@@ -169,7 +170,7 @@ class Trainer:
                     self.check_finite(row, batch)
                     elapsed = time.monotonic() - started
                     progress.note(f"loss {row['loss']:.3f}  {seen / elapsed:.0f} img/s  waiting {100 * waiting / elapsed:.0f} %")
-                    row["lr"] = self.schedule.get_last_lr()[0]
+                    row["lr"] = float(self.schedule.get_last_lr()[0])
                     self.history.append(row)
                     if fabric.is_global_zero:
                         log_row(live, row)

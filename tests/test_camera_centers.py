@@ -97,9 +97,8 @@ def test_targets_equal_the_naive_loop():
     rng = np.random.default_rng(0)
     cells = rng.integers(0, [9, 11], (6, 2))
     radius, image, channel = rng.uniform(0, 3, 6), np.array([0, 0, 0, 1, 2, 2]), np.array([0, 1, 1, 0, 1, 1])
-    got = gaussian_targets(
-        torch.tensor(cells), torch.tensor(radius), torch.tensor(image), torch.tensor(channel), num_images=4, num_channels=2, height=9, width=11
-    )
+    tensors = [torch.tensor(value) for value in (cells, radius, image, channel)]
+    got = gaussian_targets(*tensors, num_images=4, num_channels=2, height=9, width=11)
     np.testing.assert_allclose(got.numpy(), naive_targets(cells, radius, image, channel, 4, 2, 9, 11), atol=1e-12)
     assert (got[image, channel, cells[:, 0], cells[:, 1]] == 1).all()
     assert got[3].sum() == 0

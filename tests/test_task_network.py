@@ -18,7 +18,9 @@ from pipelines.config import load_params
 from pipelines.loading import collate, make_example, view_center
 from pipelines.training import build_task
 
-SMALL = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=32, output_stride=4, hidden_channels=64, refinements=2, rotation="6d")
+SMALL = HandNetConfig(
+    backbone="mobilenetv3_small_050", feature_channels=32, output_stride=4, hidden_channels=64, refinements=2, rotation="6d"
+)
 ALL_2D = LossWeights(heatmap=1.0, keypoints=1.0, keypoint_maps=1.0, photometric=1.0, consistency=1.0)
 
 

@@ -40,9 +40,8 @@ def write_params(folder: Path, tree: dict) -> None:
 
 def start(folder: Path, stage: str) -> subprocess.Popen:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HANDNET_LOADER_WORKERS": "0", "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.train", stage], cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "pipelines.train", stage]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def train(folder: Path, stage: str) -> subprocess.CompletedProcess:

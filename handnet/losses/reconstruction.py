@@ -1,6 +1,7 @@
 """Reconstruction losses of section III-C: reprojection and bones (Eq. 8), photometric (Eq. 9), and the 3D terms of full supervision.
 
-M hands, all images of a batch together. Sums are divided by what was labelled, so that an image without labels neither counts nor divides by zero.
+M hands, all images of a batch together. Sums are divided by what was labelled: an image without labels neither counts nor divides
+by zero.
 """
 
 from __future__ import annotations

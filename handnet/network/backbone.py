@@ -7,8 +7,9 @@ step on a CPU about three times as fast and independent of the batch size.
 from __future__ import annotations
 
 import importlib.util
+from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import timm
 import torch
@@ -32,12 +33,15 @@ class Backbone(nn.Module):
         self.body = create_body(name, pretrained)
         if batch_norm == "folded":
             fold_batch_norm(self.body.eval())
-        info = self.body.feature_info
+        info: Any = self.body.feature_info
         self.channels: list[int] = list(info.channels())
         self.reductions: list[int] = list(info.reduction())
         mean, std = (LITE_MEAN, LITE_STD) if name.startswith("tf_efficientnet_lite") else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
+
+    mean: Tensor
+    std: Tensor
 
     def forward(self, image: Tensor) -> list[Tensor]:
         return self.body((image - self.mean) / self.std)
@@ -56,7 +60,8 @@ def create_body(name: str, pretrained: Pretrained) -> nn.Module:
         state = full.state_dict()
     else:
         state = None
-    levels = [i for i, r in enumerate(timm.create_model(name, features_only=True).feature_info.reduction()) if 4 <= r <= 32]
+    info: Any = timm.create_model(name, features_only=True).feature_info
+    levels = [i for i, reduction in enumerate(info.reduction()) if 4 <= reduction <= 32]
     try:
         body = timm.create_model(name, features_only=True, out_indices=levels, pretrained=pretrained == "timm")
     except (OSError, RuntimeError) as error:
@@ -97,7 +102,7 @@ def fold_batch_norm(module: nn.Module) -> None:
     for child in module.children():
         fold_batch_norm(child)
     names = list(module._modules)
-    for first, second in zip(names, names[1:], strict=False):
+    for first, second in pairwise(names):
         conv, norm = module._modules[first], module._modules[second]
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             fused = fuse_conv_bn_eval(conv, norm)

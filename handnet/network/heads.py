@@ -71,7 +71,8 @@ class HandHead(nn.Module):
         inputs = base + 1 + (21 * (3 + LOCAL_CHANNELS) if keypoint_branch else 0)
         residual = 42 if keypoint_branch else 0
         self.first = mlp(inputs, hidden_channels, self.num_state)
-        self.refine = nn.ModuleList([mlp(inputs + self.num_state + residual, hidden_channels, self.num_state) for _ in range(refinements - 1)])
+        more = inputs + self.num_state + residual
+        self.refine = nn.ModuleList([mlp(more, hidden_channels, self.num_state) for _ in range(refinements - 1)])
         self.texture = mlp(base, 128, NUM_VERTICES * 3) if texture else None
         self.light = mlp(base, 64, NUM_LIGHT) if texture else None
         upright = torch.tensor(UPRIGHT)

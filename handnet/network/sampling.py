@@ -39,7 +39,8 @@ def sample_map(
     """Bilinear values of a map of the given stride at pixel positions; beyond the border the nearest border value."""
     h, w = maps.shape[-2:]
     scale = torch.tensor([2.0 / (w * stride), 2.0 / (h * stride)], device=maps.device, dtype=points_px.dtype)
-    return F.grid_sample(maps[image_index], (points_px * scale - 1).to(maps.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    places = (points_px * scale - 1).to(maps.dtype)
+    return F.grid_sample(maps[image_index], places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def local_keypoints(
