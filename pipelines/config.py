@@ -138,6 +138,7 @@ class ModelConfig(Section):
     backbone: str  # any timm features model
     pretrained: Literal["none", "timm", "efficientnet-lite0-package"]
     batch_norm: Literal["train", "folded"]  # folded: pretrained statistics, frozen into the convolutions
+    frozen_levels: Annotated[int, Field(ge=0, le=4)]  # levels of the trunk (strides 4, 8, ...) that keep their pretrained weights
     feature_channels: PositiveInt
     output_stride: Literal[4, 8]
     keypoint_branch: bool

@@ -114,9 +114,9 @@ class Trainer:
 
     def __init__(self, fabric: Fabric, task: HandTask, config: StageConfig, checkpoints: CheckpointFolder):
         self.fabric, self.config, self.checkpoints = fabric, config, checkpoints
-        trunk = list(task.network.backbone.parameters())
+        trunk = [p for p in task.network.backbone.parameters() if p.requires_grad]
         inside = {id(p) for p in trunk}
-        heads = [p for p in task.parameters() if id(p) not in inside]
+        heads = [p for p in task.parameters() if p.requires_grad and id(p) not in inside]
         groups = [{"params": heads, "lr": config.lr}, {"params": trunk, "lr": config.lr * config.backbone_lr_factor}]
         optimizer = torch.optim.AdamW(groups, lr=config.lr, weight_decay=config.weight_decay)
         self.network = task.network

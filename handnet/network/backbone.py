@@ -28,7 +28,7 @@ LITE_MEAN, LITE_STD = (127 / 255,) * 3, (128 / 255,) * 3
 class Backbone(nn.Module):
     """Image (B, 3, H, W) in [0, 1] -> feature maps at strides 4, 8, 16 and 32."""
 
-    def __init__(self, name: str, pretrained: Pretrained = "none", batch_norm: BatchNorm = "train"):
+    def __init__(self, name: str, pretrained: Pretrained = "none", batch_norm: BatchNorm = "train", frozen_levels: int = 0):
         super().__init__()
         self.body = create_body(name, pretrained)
         if batch_norm == "folded":
@@ -36,6 +36,10 @@ class Backbone(nn.Module):
         info: Any = self.body.feature_info
         self.channels: list[int] = list(info.channels())
         self.reductions: list[int] = list(info.reduction())
+        if not 0 <= frozen_levels <= len(self.channels):
+            raise ValueError(f"frozen_levels: expected 0 to {len(self.channels)}, got {frozen_levels}")
+        if frozen_levels:
+            freeze_through(self.body, info.module_name()[frozen_levels - 1])
         mean, std = (LITE_MEAN, LITE_STD) if name.startswith("tf_efficientnet_lite") else (IMAGENET_MEAN, IMAGENET_STD)
         self.register_buffer("mean", torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, 3, 1, 1), persistent=False)
@@ -95,6 +99,19 @@ def lite0_state(reference: dict[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"{path}: {key}: expected shape {tuple(reference[key].shape)}, got {tuple(value.shape)}")
         state[key] = value
     return state
+
+
+def freeze_through(body: nn.Module, module_name: str) -> None:
+    """Stop training every parameter up to and including the named module, in order of execution.
+
+    The first, largest maps then need no backward pass; their pretrained filters are general ones.
+    """
+    # a features model of timm names its modules with dots or underscores, depending on how it wraps the network
+    prefixes = (f"{module_name}.", f"{module_name.replace('.', '_')}.")
+    parameters = list(body.named_parameters())
+    last = max(i for i, (name, _) in enumerate(parameters) if name.startswith(prefixes))
+    for _, parameter in parameters[: last + 1]:
+        parameter.requires_grad_(False)
 
 
 def fold_batch_norm(module: nn.Module) -> None:

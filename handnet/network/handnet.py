@@ -27,6 +27,7 @@ class HandNetConfig:
     backbone: str = "resnet50"
     pretrained: Pretrained = "none"
     batch_norm: BatchNorm = "train"
+    frozen_levels: int = 0
     feature_channels: int = 256
     output_stride: int = 8
     keypoint_branch: bool = True
@@ -75,7 +76,7 @@ class HandNet(nn.Module):
         if config.output_stride not in (4, 8):
             raise ValueError(f"output_stride: expected 4 or 8, got {config.output_stride}")
         self.config = config
-        self.backbone = Backbone(config.backbone, config.pretrained, config.batch_norm)
+        self.backbone = Backbone(config.backbone, config.pretrained, config.batch_norm, config.frozen_levels)
         used = [i for i, r in enumerate(self.backbone.reductions) if r >= config.output_stride]
         self.levels = used
         c = config.feature_channels
