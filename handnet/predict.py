@@ -31,7 +31,7 @@ class HandPrediction:
 
     side: int  # 0 left, 1 right
     score: float  # confidence that there is a hand, 0..1
-    side_score: float  # share of the hand-type evidence that speaks for `side`, 0..1
+    side_score: float  # probability of `side`, 0.5..1
     center_px: NDArray[np.float32]  # (2,)
     window_px: float  # half side of the square the hand fills
     keypoints_px: NDArray[np.float32]  # (21, 2) projected joints, std21
@@ -134,10 +134,8 @@ class Predictor:
         pixels = F.pad(pixels, (0, -width % 32, 0, -height % 32))
         maps = self.network.dense(pixels)
         peaks = self._peaks(maps, score_threshold, max_hands) if centers_px is None else self._given(maps, centers_px)
-        types = maps.hand_type.sigmoid()[peaks.image_index, :, peaks.cells[:, 0], peaks.cells[:, 1]]
-        side = types.argmax(-1)
         K_hands = torch.as_tensor(np.asarray(K, np.float32), device=self.device)[peaks.image_index]
-        out = self.network.reconstruct(maps, HandSites(peaks.image_index, peaks.cells, peaks.centers_px, side, None), K_hands)
+        out = self.network.reconstruct(maps, HandSites(peaks.image_index, peaks.cells, peaks.centers_px, None, None), K_hands)
         hands = out.passes[-1]
         columns = {
             "center_px": peaks.centers_px,
@@ -151,8 +149,8 @@ class Predictor:
             "K": K_hands,
         }
         arrays = {name: None if value is None else value.float().cpu().numpy() for name, value in columns.items()}
-        side_score = (types.gather(1, side[:, None])[:, 0] / types.sum(-1).clamp(min=1e-9)).cpu().numpy()
-        scores, sides, index = peaks.scores.cpu().numpy(), side.cpu().numpy(), peaks.image_index.cpu().numpy()
+        side_score = out.side_logit.abs().sigmoid().cpu().numpy()
+        scores, sides, index = peaks.scores.cpu().numpy(), out.side.cpu().numpy(), peaks.image_index.cpu().numpy()
         windows = out.window_px.cpu().numpy()
         result: list[list[HandPrediction]] = [[] for _ in range(b)]
         for m in range(len(index)):

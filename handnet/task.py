@@ -13,7 +13,7 @@ from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition, center_cells, gaussian_radius, gaussian_targets, hand_boxes, hand_centers
 from handnet.hand.layer import HandLayer
 from handnet.losses.consistency import consistency_loss
-from handnet.losses.localization import focal_heatmap_loss, window_keypoint_loss, window_loss, window_map_loss
+from handnet.losses.localization import focal_heatmap_loss, side_loss, window_keypoint_loss, window_loss, window_map_loss
 from handnet.losses.reconstruction import bone_loss, joints_3d_loss, photometric_loss, reprojection_loss, root_aligned_loss
 from handnet.losses.regularization import pose_limit_loss, shape_prior_loss
 from handnet.network.handnet import DenseMaps, HandNet, HandOutputs, HandSites
@@ -32,6 +32,7 @@ class LossWeights:
 
     center: float = 1.0
     hand_type: float = 1.0
+    side: float = 1.0
     window: float = 1.0
     heatmap: float = 0.0
     keypoints: float = 0.0
@@ -86,6 +87,8 @@ class HandTask(nn.Module):
         terms: dict[str, Tensor] = {}
         if w.center or w.hand_type or w.heatmap:
             self._localization(terms, maps, batch, cells, box, stride)
+        if w.side:
+            terms["side"] = side_loss(out.side_logit, batch.side)
         if w.window:
             terms["window"] = window_loss(out.log_window, (true_window / BASE_WINDOW_PX).log())
         if out.local is not None:

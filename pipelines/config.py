@@ -174,6 +174,7 @@ class LossConfig(Section):
 
     center: Weight
     hand_type: Weight
+    side: Weight
     window: Weight
     heatmap: Weight
     keypoints: Weight

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from handnet.losses.consistency import consistency_loss
-from handnet.losses.localization import focal_heatmap_loss, window_keypoint_loss, window_loss, window_map_loss
+from handnet.losses.localization import focal_heatmap_loss, side_loss, window_keypoint_loss, window_loss, window_map_loss
 from handnet.losses.reconstruction import bone_loss, hand_unit_px, joints_3d_loss, photometric_loss, reprojection_loss
 from handnet.losses.regularization import pose_limit_loss, shape_prior_loss
 from handnet.network.sampling import local_keypoints
@@ -114,6 +114,17 @@ def test_focal_loss_equals_the_naive_loop():
 def test_focal_loss_of_an_image_without_hands_is_finite():
     value = focal_heatmap_loss(torch.zeros(1, 1, 4, 4), torch.zeros(1, 1, 4, 4))
     assert 0 < value.item() < 10
+
+
+def test_side_loss_is_focal_cross_entropy():
+    logit, side = torch.tensor([2.0, -1.0, 0.5]), torch.tensor([1, 1, 0])
+    naive = 0.0
+    for x, s in zip(logit.tolist(), side.tolist(), strict=True):
+        p = 1 / (1 + math.exp(-x))
+        p = p if s else 1 - p
+        naive -= (1 - p) ** 2 * math.log(p) / 3
+    assert side_loss(logit, side).item() == pytest.approx(naive, rel=1e-5)
+    assert side_loss(logit[:0], side[:0]).item() == 0
 
 
 def test_photometric_counts_masked_pixels_only():

@@ -144,6 +144,21 @@ def test_pretrained_weights_classify_like_imagenet_ones():
     assert kept.reductions == [4, 8, 16, 32]
 
 
+@pytest.mark.parametrize("name", ["mobilenetv3_small_050", "resnet18"])
+def test_frozen_levels_get_no_gradient_and_later_ones_do(name):
+    from handnet.network.backbone import Backbone
+
+    trunk = Backbone(name, frozen_levels=1)
+    maps = trunk(torch.rand(2, 3, 64, 64))
+    assert not maps[0].requires_grad
+    assert maps[1].requires_grad
+    flags = [p.requires_grad for p in trunk.parameters()]
+    assert flags == sorted(flags)  # frozen ones come first, none in between
+    assert 0 < sum(flags) < len(flags)
+    with pytest.raises(ValueError, match="frozen_levels: expected 0 to 4, got 5"):
+        Backbone(name, frozen_levels=5)
+
+
 def overfit(samples, weights, *, input_px, whole_image, steps, layer):
     torch.manual_seed(0)
     task = HandTask(HandNet(replace(SMALL, feature_channels=48), layer), layer, weights).train()

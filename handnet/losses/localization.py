@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 
@@ -25,6 +25,12 @@ def focal_heatmap_loss(
     loss_negative = -((1 - target) ** beta) * p**alpha * log_q
     num_positive = positive.sum().clamp(min=1)
     return torch.where(positive, loss_positive, loss_negative).sum() / num_positive
+
+
+def side_loss(logit: Float[Tensor, " M"], side: Int[Tensor, " M"], gamma: float = 2.0) -> Float[Tensor, ""]:
+    """Focal loss of each hand's log odds of being a right one (0 left, 1 right); 0 for no hands."""
+    wrong = F.binary_cross_entropy_with_logits(logit, side.to(logit.dtype), reduction="none")
+    return ((1 - torch.exp(-wrong)) ** gamma * wrong).sum() / max(len(logit), 1)
 
 
 def window_loss(log_window: Float[Tensor, " M"], target_log_window: Float[Tensor, " M"]) -> Float[Tensor, ""]:

@@ -53,7 +53,7 @@ class HandSites(NamedTuple):
     image_index: Int[Tensor, " M"]
     cells: Int[Tensor, "M 2"]
     centers_px: Float[Tensor, "M 2"]
-    side: Int[Tensor, " M"]
+    side: Int[Tensor, " M"] | None  # 0 left, 1 right; None: as the network predicts it
     window_px: Float[Tensor, " M"] | None  # half side of the hand's window; None: as the network predicts it
 
 
@@ -61,6 +61,8 @@ class HandOutputs(NamedTuple):
     """Everything predicted for M hands; `passes` holds the parameters after every refinement pass, the last one is the result."""
 
     passes: list[HandParameters]
+    side: Int[Tensor, " M"]  # the side used
+    side_logit: Float[Tensor, " M"]  # log odds of a right hand, map and per-hand evidence together
     local: LocalKeypoints | None
     window_px: Float[Tensor, " M"]  # the half side used
     log_window: Float[Tensor, " M"]  # the half side predicted, as log(px / BASE_WINDOW_PX)
@@ -126,8 +128,12 @@ class HandNet(nn.Module):
         local = None
         if maps.keypoints is not None:
             local = local_keypoints(maps.keypoints, maps.features, sites.image_index, sites.centers_px, window_px, self.stride)
-        passes, albedo, light = self.hands(vectors, context, local, sites.side, sites.centers_px, window_px, K)
-        return HandOutputs(passes, local, window_px, log_window, albedo, light)
+        # the map says what the neighbourhood of the centre shows, the head what the keypoints show; both are learnt as one decision
+        types = gather_cells(maps.hand_type, sites.image_index, sites.cells).float()
+        side_logit = self.hands.predict_side(vectors, context, local, sites.centers_px, window_px) + types[:, 1] - types[:, 0]
+        side = sites.side if sites.side is not None else (side_logit > 0).long()
+        passes, albedo, light = self.hands(vectors, context, local, side, sites.centers_px, window_px, K)
+        return HandOutputs(passes, side, side_logit, local, window_px, log_window, albedo, light)
 
     def forward(self, image: Tensor, sites: HandSites, K: Tensor) -> tuple[DenseMaps, HandOutputs]:
         maps = self.dense(image)

@@ -1,4 +1,4 @@
-"""Per-hand heads: window size, MANO parameters with optional refinement passes, texture and light.
+"""Per-hand heads: window size, side, MANO parameters with optional refinement passes, texture and light.
 
 All numbers are predicted as those of a right hand: a left hand's inputs are mirrored on the way in and its outputs on the way out, so both
 sides share every weight.
@@ -65,6 +65,7 @@ class HandHead(nn.Module):
         self.refinements = refinements
         base = feature_channels + context_channels
         self.window = mlp(base, 64, 1)
+        self.side = mlp(base + (21 * (3 + LOCAL_CHANNELS) if keypoint_branch else 0), 128, 1)
         self.local = nn.Linear(feature_channels, LOCAL_CHANNELS) if keypoint_branch else None
         self.num_rotation = 6 if rotation == "6d" else 3
         self.num_state = self.num_rotation + NUM_POSE + NUM_BETAS + 3
@@ -81,6 +82,21 @@ class HandHead(nn.Module):
 
     def predict_log_window(self, vectors: Tensor, context: Tensor) -> Float[Tensor, " M"]:
         return self.window(torch.cat([vectors, context], -1))[:, 0]
+
+    def predict_side(
+        self, vectors: Tensor, context: Tensor, local: LocalKeypoints | None, centers_px: Tensor, window_px: Tensor
+    ) -> Float[Tensor, " M"]:
+        """Log odds of a right hand, from what the image shows at the hand's centre and at its keypoints."""
+        parts = [vectors, context]
+        if local is not None:
+            parts += self._local_inputs(local, centers_px, window_px, torch.ones_like(centers_px)[:, None])
+        return self.side(torch.cat([part.to(vectors.dtype) for part in parts], -1))[:, 0].float()
+
+    def _local_inputs(self, local: LocalKeypoints, centers_px: Tensor, window_px: Tensor, flip: Tensor) -> list[Tensor]:
+        """Keypoints in half sides of the window, their confidence, and the features at them; `flip` (M, 1, 2) mirrors left hands."""
+        assert self.local is not None
+        relative = (local.keypoints_px - centers_px[:, None]) / window_px[:, None, None] * flip
+        return [relative.flatten(1), local.confidence, self.local(local.features).flatten(1)]
 
     @staticmethod
     def window_px(log_window: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
@@ -101,8 +117,7 @@ class HandHead(nn.Module):
         parts = [base, sign[:, None]]
         flip = torch.stack([sign, torch.ones_like(sign)], -1)[:, None]
         if local is not None and self.local is not None:
-            relative = (local.keypoints_px - centers_px[:, None]) / window_px[:, None, None] * flip
-            parts += [relative.flatten(1), local.confidence, self.local(local.features).flatten(1)]
+            parts += self._local_inputs(local, centers_px, window_px, flip)
         inputs = torch.cat([p.to(base.dtype) for p in parts], -1)
         state = self.start + self.first(inputs).float()
         passes = [self.decode(state, sign, side, centers_px, window_px, K)]
