@@ -1,0 +1,196 @@
+"""Line charts: PCK and training curves, drawn by matplotlib as SVG that takes its colours from the page, and as PNG."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
+
+from pipelines.reporting.inputs import Columns
+
+# drawn with these, which suit white paper; in the page each becomes the variable of the reader's colour scheme
+OURS, MEAN_HAND, INK, GRID = "#0a66c2", "#c2561b", "#1c2127", "#d5dae0"
+_VARIABLES = {OURS: "var(--ours)", MEAN_HAND: "var(--mean)", INK: "currentColor", GRID: "var(--line)"}
+NAMES = {"ours": ("ours", OURS, "-"), "mean_hand": ("mean hand", MEAN_HAND, "--")}
+PNG_DPI = 160
+LOG_FROM = 30.0  # a curve whose values span more than this factor is drawn on a logarithmic axis
+_STYLE: dict[Any, Any] = {
+    "svg.hashsalt": "handnet",
+    "svg.fonttype": "none",
+    "font.family": "DejaVu Sans",
+    "font.size": 8.5,
+    "axes.titlesize": 8.5,
+    "axes.edgecolor": GRID,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.6,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "legend.frameon": False,
+}
+_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """One chart: `svg` for the page, `png` for a forge (empty where it is part of a sheet)."""
+
+    name: str
+    alt: str
+    svg: str
+    png: bytes
+
+
+def pck_chart(name: str, title: str, threshold: str, columns: Columns, *, label: str, area: Mapping[str, float]) -> Chart:
+    """Shares of points within a threshold, ours and the mean hand's; `area`: AUCs for the legend, by the same names."""
+    x = columns[threshold]
+    final = []
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for who, (text, color, dashes) in NAMES.items():
+            note = f", AUC {area[who]:.3f}" if who in area else ""
+            axes.plot(x, columns[who], dashes, color=color, label=text + note)
+        axes.set(xlim=(x[0], x[-1]), ylim=(0, 1), title=title, xlabel=label)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.legend(loc="lower right")
+
+    for who, (text, _, _) in NAMES.items():
+        middle = len(x) // 2
+        final.append(f"{text} {columns[who][middle]:.0%} at {x[middle]:.3g}")
+    return _chart(name, f"{title}: share of points within a threshold, {label}; {', '.join(final)}", draw, (4.4, 2.8))
+
+
+def loss_chart(name: str, title: str, curve: Columns) -> Chart:
+    """The total loss of one training stage over its steps."""
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        _draw_curve(axes, curve)
+        axes.set(title=title, xlabel="step")
+
+    return _chart(name, _curve_alt(title, curve), draw, (4.4, 3.4))
+
+
+def term_chart(name: str, term: str, curve: Columns) -> Chart:
+    """One term of the loss, small."""
+
+    def draw(figure: Figure) -> None:
+        # fixed margins instead of fitted ones: side by side, the axes of all terms line up
+        axes = figure.add_axes((0.22, 0.17, 0.74, 0.66))
+        _draw_curve(axes, curve, num_ticks=3)
+        axes.set_title(term, loc="left")
+
+    svg = _drawn(draw, (2.1, 1.45), lambda figure: _svg(figure, name), layout=None)
+    return Chart(name=name, alt=_curve_alt(term, curve), svg=svg, png=b"")
+
+
+def terms_sheet(title: str, curves: Mapping[str, Columns], columns: int = 4) -> bytes:
+    """All terms of a stage in one PNG."""
+
+    def draw(figure: Figure) -> None:
+        rows = -(-len(curves) // columns)
+        for i, (term, curve) in enumerate(curves.items()):
+            axes = figure.add_subplot(rows, columns, i + 1)
+            _draw_curve(axes, curve, num_ticks=3)
+            axes.set_title(term, loc="left")
+        figure.suptitle(title, fontsize=10)
+
+    return _drawn(draw, (2.4 * columns, 0.4 + 1.55 * -(-len(curves) // columns)), _png)
+
+
+def _draw_curve(axes: Axes, curve: Columns, num_ticks: int = 5) -> None:
+    step, value = curve["step"], curve["value"]
+    smooth = running_mean(value)
+    many = len(value) > 2
+    axes.plot(step, value, color=OURS, alpha=0.35 if many else 1.0, linewidth=0.8, marker="" if many else "o", markersize=3)
+    if many:
+        axes.plot(step, smooth, color=OURS)
+    axes.set_xlim(0, step[-1])
+    axes.xaxis.set_major_locator(MaxNLocator(num_ticks, integer=True))
+    if value.min() > 0 and value.max() > LOG_FROM * value.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=num_ticks + 1))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.set_ylim(min(0.0, float(value.min())), float(value.max()) * 1.05 or 1.0)
+        axes.yaxis.set_major_locator(MaxNLocator(num_ticks))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda number, _: f"{number:g}"))
+
+
+def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Centred mean over a tenth of the curve, over what there is of it at the ends."""
+    half = max(1, len(values) // 20)
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    index = np.arange(len(values))
+    low, high = np.maximum(index - half, 0), np.minimum(index + half + 1, len(values))
+    mean: NDArray[np.float64] = (sums[high] - sums[low]) / (high - low)
+    return mean
+
+
+def _curve_alt(title: str, curve: Columns) -> str:
+    step, value = curve["step"], curve["value"]
+    return f"{title} over {step[-1]:.0f} steps: {value[0]:.3g} at step {step[0]:.0f}, {value[-1]:.3g} at the end"
+
+
+def _chart(name: str, alt: str, draw: Callable[[Figure], None], size_in: tuple[float, float]) -> Chart:
+    svg, png = _drawn(draw, size_in, lambda figure: (_svg(figure, name), _png(figure)))
+    return Chart(name=name, alt=alt, svg=svg, png=png)
+
+
+def _drawn(
+    draw: Callable[[Figure], None],
+    size_in: tuple[float, float],
+    save: Callable[[Figure], T],
+    layout: Literal["constrained"] | None = "constrained",
+) -> T:
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=size_in, layout=layout)
+        draw(figure)
+        return save(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
+    return stream.getvalue()
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """The figure as an <svg> element that can stand in a page beside others: own ids, the page's colours and font."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", transparent=True, metadata=_METADATA)
+    text = stream.getvalue()
+    text = text[text.index("<svg") :].strip()
+    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
+    text = re.sub(r"<svg [^>]*>", lambda tag: re.sub(r' (width|height)="[^"]*"', "", tag[0]), text, count=1)
+    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
+    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
+    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
+    text = re.sub(r'\bid="', f'id="{name}-', text)
+    text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, variable)
+    return text

@@ -1,0 +1,156 @@
+"""Gathers the figures and writes them: reports/index.html, self-contained, and reports/README.md with its pictures as files.
+
+Nothing is written before everything has been read and drawn; each file then takes its name in one step.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from handnet.predict import Predictor
+from pipelines.config import EvaluationConfig, ReportConfig, SubmissionConfig
+from pipelines.drawing import SIDE_COLORS
+from pipelines.progress import Progress
+from pipelines.reporting import facts
+from pipelines.reporting.charts import Chart
+from pipelines.reporting.content import Evaluation, bold_best, meta_lines, results_table
+from pipelines.reporting.figures import TrainingCurves, composed_scenes, pck_charts, sample_hands, training_curves
+from pipelines.reporting.inputs import DATA, MODELS, TRAINING_STAGES, Submission, check_inputs, read_hands, read_submission, read_training
+from pipelines.reporting.pictures import PictureTable
+from pipelines.reporting.predictions import Hands, PredictionTable, shows_single_hands
+from pipelines.reporting.stages import read_stages, require
+from pipelines.shards import ShardReader
+from pipelines.shards.manifest import MANIFEST, write_atomic
+from pipelines.summary import read_metrics
+
+REPORTS = Path("reports")
+ASSETS = "assets"
+OWN_STAGE = "report"
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """Everything on the page."""
+
+    preset: str
+    revision: str | None
+    params_digest: str
+    params_text: str
+    models: list[facts.ModelRow]
+    evaluations: list[Evaluation]
+    predictions: dict[str, PictureTable]
+    pck: dict[str, list[Chart]]
+    training: list[TrainingCurves]
+    samples: PictureTable
+    scenes: PictureTable
+    submissions: list[Submission]
+    stages: list[facts.StageRow]
+
+
+def build_report(
+    params: dict[str, Any], config: ReportConfig, evaluate: dict[str, EvaluationConfig], submit: dict[str, SubmissionConfig]
+) -> Path:
+    """Write the report; returns the page. `params` is the whole parameter tree. ValueError names a missing or damaged input."""
+    stages = read_stages(params)
+    check_inputs(evaluate, submit, stages)
+    evaluations = [Evaluation(name=name, config=evaluate[name], figures=figures) for name, figures in read_metrics(list(evaluate)).items()]
+    models = {stage: facts.read_model(stage) for stage in TRAINING_STAGES}
+    for model in models.values():
+        require(DATA / facts.training_data(model) / MANIFEST, stages)
+    hands = {name: read_hands(name) for name in evaluate}
+    logged = {stage: read_training(stage) for stage in TRAINING_STAGES}
+    submissions = [read_submission(name) for name in submit]
+    num_pictures = config.num_samples + config.num_scenes * (1 + len(evaluations))
+    with Progress("report", num_pictures + len(evaluations) + len(TRAINING_STAGES), "figures") as progress:
+        pck = {}
+        for evaluation in evaluations:
+            pck[evaluation.name] = pck_charts(evaluation.name, evaluation.figures)
+            progress.advance()
+        training = []
+        for stage in TRAINING_STAGES:
+            training.append(training_curves(stage, logged[stage]))
+            progress.advance()
+        samples = sample_hands(models["crop"], config.num_samples, progress)
+        scenes = composed_scenes(models["multi"], config.num_scenes, progress)
+        predictions = {e.name: predict_table(e, hands[e.name], config.num_scenes, progress) for e in evaluations}
+    report = Report(
+        preset=str(params["preset"]),
+        revision=facts.git_revision(),
+        params_digest=facts.params_digest(params),
+        params_text=facts.params_text(params),
+        models=list(models.values()),
+        evaluations=evaluations,
+        predictions=predictions,
+        pck=pck,
+        training=training,
+        samples=samples,
+        scenes=scenes,
+        submissions=submissions,
+        stages=facts.stage_rows(stages, OWN_STAGE),
+    )
+    return write_report(report)
+
+
+def predict_table(evaluation: Evaluation, hands: Hands, num: int, progress: Progress) -> PictureTable:
+    """Predictions of one evaluation's model on `num` of its images; `hands`: the evaluation's table of labelled hands."""
+    reader, predictor = ShardReader(DATA / evaluation.config.data), Predictor.load(MODELS / evaluation.config.model)
+    table = PredictionTable(evaluation.name, evaluation.config, reader, predictor)
+    make = table.of_hands if shows_single_hands(evaluation.config) else table.of_images
+    return make(hands, num, progress)
+
+
+def write_report(report: Report, folder: Path = REPORTS) -> Path:
+    """The page, the README and its pictures; pictures of an earlier report that this one has not are removed."""
+    assets = asset_bytes(report)
+    page, readme = render("page.html", report), render("report.md", report)
+    (folder / ASSETS).mkdir(parents=True, exist_ok=True)
+    for name, data in assets.items():
+        write_atomic(folder / ASSETS / name, data)
+    for path in (folder / ASSETS).iterdir():
+        if path.name not in assets:
+            path.unlink()
+    write_atomic(folder / "README.md", readme.encode())
+    write_atomic(folder / "index.html", page.encode())
+    return folder / "index.html"
+
+
+def asset_bytes(report: Report) -> dict[str, bytes]:
+    """The README's pictures by file name."""
+    tables = [report.samples, report.scenes, *report.predictions.values()]
+    charts = [chart for charts in report.pck.values() for chart in charts] + [curves.loss for curves in report.training]
+    return {
+        **{f"{table.name}.jpg": table.sheet() for table in tables if table.rows},
+        **{f"{chart.name}.png": chart.png for chart in charts},
+        **{f"terms-{curves.stage}.png": curves.terms_png for curves in report.training},
+    }
+
+
+def render(template: str, report: Report) -> str:
+    """One of the templates with the report's content; text is escaped in HTML, charts are inserted as they are."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=jinja2.select_autoescape(["html"]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["size"] = facts.size_text
+    text = environment.get_template(template).render(
+        report=report,
+        rows=results_table(report.evaluations),
+        css=Markup((_TEMPLATES / "page.css").read_text()),
+        svg=lambda chart: Markup(chart.svg),
+        meta_lines=meta_lines,
+        bold=bold_best,
+        colors=[f"rgb{color}" for color in SIDE_COLORS],
+        assets=ASSETS,
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
