@@ -5,22 +5,26 @@ from __future__ import annotations
 import sys
 
 from pipelines.config import ParamsError, load_params
-from pipelines.training import EXIT_INTERRUPTED, Interrupted, train_stage
 
 
 def main(arguments: list[str]) -> int:
+    """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0] not in ("crop", "multi"):
         print("usage: python -m pipelines.train crop|multi", file=sys.stderr)
         return 2
     try:
         params = load_params()
-        folder = train_stage("crop" if arguments[0] == "crop" else "multi", params.train)
     except ParamsError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    # imported here, which takes seconds, so that a mistake in params.yaml is told at once
+    from pipelines.training import EXIT_INTERRUPTED, Interrupted, train_stage
+
+    try:
+        folder = train_stage("crop" if arguments[0] == "crop" else "multi", params.train)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ParamsError) else 1
     except Interrupted as stop:
         print(stop, file=sys.stderr)
         return EXIT_INTERRUPTED
