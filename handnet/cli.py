@@ -75,5 +75,39 @@ def show_hand(
         typer.echo(line)
 
 
+@app.command("predict")
+def predict_images(
+    images: Annotated[list[Path], typer.Argument(help="Image files.")],
+    model: Annotated[Path, typer.Option(help="A model folder, as training writes it.")] = Path("models/multi"),
+    out: Annotated[Path, typer.Option(help="Folder for NAME.json and, where hands are found, NAME.glb.")] = Path("predictions"),
+    focal_px: Annotated[float | None, typer.Option(help="Focal length in pixels; without it the one the model was trained with.")] = None,
+    threshold: Annotated[float, typer.Option(help="Lowest score of a hand, 0 to 1.")] = 0.3,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Every hand of each image: 2D and 3D keypoints, MANO parameters, and meshes in one camera frame."""
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    from handnet.camera import intrinsics
+    from handnet.export import write_glb, write_json
+    from handnet.predict import Predictor
+
+    with user_errors():
+        predictor = Predictor.load(model, device)
+        for path in images:
+            try:
+                with Image.open(path) as opened:
+                    image = np.asarray(opened.convert("RGB"))
+            except UnidentifiedImageError:
+                raise ValueError(f"{path}: not an image") from None
+            height, width = image.shape[:2]
+            K = None if focal_px is None else intrinsics(focal_px, width, height).numpy()[None]
+            hands = predictor.predict(image[None], K, score_threshold=threshold)[0]
+            write_json(out / f"{path.stem}.json", hands)
+            if hands:
+                write_glb(out / f"{path.stem}.glb", hands)
+            typer.echo(f"{path}: {len(hands)} hand{'' if len(hands) == 1 else 's'} -> {out / path.stem}.json")
+
+
 if __name__ == "__main__":
     app()
