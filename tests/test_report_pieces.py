@@ -187,10 +187,13 @@ def evaluation(**changes: object) -> EvaluationConfig:
 
 def test_verdicts() -> None:
     rows = {row.name: row for row in ROWS}
-    figures = {"ours": {"recall": 0.8, "error_2d_px": 3.0, "ap": 0.5}, "mean_hand": {"recall": 0.7, "error_2d_px": 2.0}}
-    recall, error, ap = (number_of(rows[name], figures) for name in ("recall", "error_2d_px", "ap"))
-    assert [recall.verdict, error.verdict, ap.verdict] == ["better", "worse", ""]
-    assert (bold_best(recall, "ours"), bold_best(recall, "mean_hand")) == ("**80.0%**", "70.0%")
+    ours = {"recall": 0.8, "error_2d_px": 3.0, "pa_mpvpe_mm": 2.5, "ap": 0.5, "auc": 0.8}
+    figures = {"ours": ours, "mean_hand": {"recall": 0.7, "error_2d_px": 2.0, "pa_mpvpe_mm": 2.5, "auc": 0.7}}
+    auc, error, equal, recall, ap = (number_of(rows[name], figures) for name in ("auc", "error_2d_px", "pa_mpvpe_mm", "recall", "ap"))
+    assert [auc.verdict, error.verdict, equal.verdict] == ["better", "worse", "equal"]
+    assert [recall.verdict, ap.verdict] == ["", ""]  # the mean hand detects nothing itself
+    assert (bold_best(auc, "ours"), bold_best(auc, "mean_hand")) == ("**0.800**", "0.700")
+    assert (bold_best(recall, "ours"), bold_best(recall, "mean_hand")) == ("80.0%", "70.0%")
     assert (bold_best(error, "ours"), bold_best(error, "mean_hand")) == ("3.00", "**2.00**")
     assert bold_best(ap, "mean_hand") == "–"
     assert not number_of(rows["f15"], figures).ours

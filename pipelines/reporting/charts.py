@@ -123,11 +123,10 @@ def terms_sheet(title: str, curves: Mapping[str, Columns], columns: int = 4) -> 
 
 def _draw_curve(axes: Axes, curve: Columns, num_ticks: int = 5) -> None:
     step, value = curve["step"], curve["value"]
-    smooth = running_mean(value)
-    many = len(value) > 2
-    axes.plot(step, value, color=OURS, alpha=0.35 if many else 1.0, linewidth=0.8, marker="" if many else "o", markersize=3)
-    if many:
-        axes.plot(step, smooth, color=OURS)
+    few = len(value) < 3
+    axes.plot(step, value, color=OURS, alpha=1.0 if few else 0.35, linewidth=0.8, marker="o" if few else "", markersize=3)
+    if not few:
+        axes.plot(step, running_mean(value), color=OURS)
     axes.set_xlim(0, step[-1])
     axes.xaxis.set_major_locator(MaxNLocator(num_ticks, integer=True))
     if value.min() > 0 and value.max() > LOG_FROM * value.min():

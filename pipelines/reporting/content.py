@@ -12,12 +12,14 @@ from pipelines.reporting.predictions import shows_single_hands
 from pipelines.summary import COLUMNS, ROWS, Figures, Row
 
 HEADLINE = ("error_2d_fraction", "root_aligned_mpjpe_mm", "pa_mpjpe_mm", "precision", "recall")
+# the mean hand has no detector: it stands where ours found a hand, so these compare nothing but the matching
+DETECTION = ("precision", "recall", "ap")
 _BY_NAME = {row.name: row for row in ROWS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One figure of ours beside the mean hand's, written out; `verdict`: better, worse, equal, or "" where there is no baseline."""
+    """One figure of ours beside the mean hand's, written out; `verdict`: better, worse or equal, "" where there is nothing to compare."""
 
     label: str
     ours: str
@@ -72,7 +74,7 @@ def number_of(row: Row, figures: Figures) -> Number:
     """One row of the table for one evaluation; empty texts where nothing was measured."""
     ours, mean_hand = (figures.get(who, {}).get(row.name) for who in COLUMNS)
     verdict = ""
-    if ours is not None and mean_hand is not None:
+    if ours is not None and mean_hand is not None and row.name not in DETECTION:
         verdict = "equal" if ours == mean_hand else "better" if (ours > mean_hand) == row.more_is_better else "worse"
     texts = ["" if value is None else row.pattern.format(value) for value in (ours, mean_hand)]
     return Number(label=row.label, ours=texts[0], mean_hand=texts[1], verdict=verdict, more_is_better=row.more_is_better)
