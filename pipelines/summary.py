@@ -80,7 +80,9 @@ def row_cells(row: Row, figures: Figures) -> list[Text]:
     """Our value and the mean hand's, each empty where it was not measured."""
     values = [figures.get(who, {}).get(row.name) for who in COLUMNS]
     known = [value for value in values if value is not None]
-    best = (max if row.more_is_better else min)(known) if len(set(known)) > 1 else None
+    # the mean hand stands where our detector found a hand: detection figures compare nothing
+    compared = row.name not in ("precision", "recall", "ap") and len(set(known)) > 1
+    best = (max if row.more_is_better else min)(known) if compared else None
     texts = ["" if value is None else row.pattern.format(value) for value in values]
     return [Text(text, "green" if text and value == best else "") for text, value in zip(texts, values, strict=True)]
 
