@@ -95,7 +95,10 @@ class Predictor:
         weights = folder / WEIGHTS_NAME
         if not weights.is_file():
             raise ValueError(f"{weights}: not found")
-        network = HandNet(replace(description.network, pretrained="none"), HandLayer())
+        layer = HandLayer()
+        if description.hand != layer.name:
+            raise ValueError(f"{folder / DESCRIPTION_NAME}: hand: expected {layer.name!r}, got {description.hand!r}")
+        network = HandNet(replace(description.network, pretrained="none"), layer)
         try:
             network.load_state_dict(load_file(weights))
         except RuntimeError as error:

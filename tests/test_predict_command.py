@@ -72,7 +72,12 @@ def test_mistakes_are_one_line(model, photo, tmp_path):
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     (damaged / "model.json").write_text("{}")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.json").write_text((model / "model.json").read_text().replace('"hand": "free"', '"hand": "mano"'))
+    (other / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
     for arguments, message in (
+        ((photo, "--model", other), "hand: expected 'free', got 'mano'"),
         ((tmp_path / "text.png", "--model", model), "text.png: not an image"),
         ((tmp_path / "none.png", "--model", model), "none.png"),
         ((photo, "--model", tmp_path / "nowhere"), "model.json: not found"),
