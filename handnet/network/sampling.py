@@ -23,7 +23,10 @@ class LocalKeypoints(NamedTuple):
 
 def gather_cells(maps: Float[Tensor, "B C h w"], image_index: Int[Tensor, " M"], cells: Int[Tensor, "M 2"]) -> Float[Tensor, "M C"]:
     """Feature vectors at (row, column) cells."""
-    return maps[image_index, :, cells[:, 0], cells[:, 1]]
+    b, c, h, w = maps.shape
+    # index_select, not indexing: its backward adds the hands of an image in one fixed order, so that a run repeats bit for bit
+    flat = maps.permute(0, 2, 3, 1).reshape(b * h * w, c)
+    return flat.index_select(0, (image_index * h + cells[:, 0]) * w + cells[:, 1])
 
 
 def window_grid(centers_px: Float[Tensor, "M 2"], window_px: Float[Tensor, " M"], cells: int = WINDOW_CELLS) -> Float[Tensor, "M S S 2"]:
@@ -40,7 +43,7 @@ def sample_map(
     h, w = maps.shape[-2:]
     scale = torch.tensor([2.0 / (w * stride), 2.0 / (h * stride)], device=maps.device, dtype=points_px.dtype)
     places = (points_px * scale - 1).to(maps.dtype)
-    return F.grid_sample(maps[image_index], places, mode="bilinear", padding_mode="border", align_corners=False)
+    return F.grid_sample(maps.index_select(0, image_index), places, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def local_keypoints(
