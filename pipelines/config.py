@@ -22,6 +22,7 @@ Weight = Annotated[float, Field(ge=0.0)]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0.0)]
 Range = tuple[float, float]  # low, high
+Paths = str | Annotated[list[str], Field(min_length=1)]
 DatasetName = Literal["procedural", "freihand", "ho3d"]
 
 
@@ -70,22 +71,26 @@ class ProceduralConfig(Section):
         return self
 
 
-class FreihandConfig(Section):
-    """FreiHAND v2 as its owners publish it: the extracted folder or the zip."""
+class PublishedConfig(Section):
+    """What every dataset that its owners publish has: where it is, and how much of it may be damaged."""
 
-    path: str
+    path: Paths  # the extracted folder, an archive (zip, tar), a folder of archives, or several
+    max_quarantined: Fraction  # share of a split's samples that may be damaged and set aside before ingesting it fails
+    samples_per_shard: PositiveInt
+
+
+class FreihandConfig(PublishedConfig):
+    """FreiHAND v2."""
+
     seed: Annotated[int, Field(ge=0)]
     val_fraction: Fraction  # split by source id; 0 keeps all training frames
-    samples_per_shard: PositiveInt
     mano_model: str | None  # the user's MANO file or folder; without it no MANO parameters are delivered
 
 
-class Ho3dConfig(Section):
-    """HO3D v2 or v3 as its owners publish it: the extracted folder or the zip."""
+class Ho3dConfig(PublishedConfig):
+    """HO3D v2 or v3."""
 
-    path: str
     version: Literal["v2", "v3"]
-    samples_per_shard: PositiveInt
     val_sequences: list[str]  # training sequences held out as split val; evaluation frames have no public keypoints
     mano_model: str | None  # the user's MANO file or folder; without it no vertices are delivered
 
@@ -141,14 +146,20 @@ class ModelConfig(Section):
     frozen_levels: Annotated[int, Field(ge=0, le=4)]  # levels of the trunk (strides 4, 8, ...) that keep their pretrained weights
     feature_channels: PositiveInt
     output_stride: Literal[4, 8]
-    keypoint_branch: bool
+    keypoint_branch: Literal["none", "fused", "window"]  # fused: Fig. 2; window: read in each hand's window by the per-hand head
+    tag_channels: Annotated[int, Field(ge=0)]  # tags of joint assignment (loss terms pull, push); 0: none
     hidden_channels: PositiveInt
     refinements: Annotated[int, Field(ge=1, le=8)]
     rotation: Literal["6d", "axis-angle"]
+    pose_origin: Literal["flat", "mean"]
+    translation: Literal["window", "offset"]  # offset: as the paper's released code decodes it
+    side_head: bool  # whether the keypoints decide between left and right, beside the hand-type map
     texture: bool
 
     @model_validator(mode="after")
-    def _folded_needs_weights(self) -> ModelConfig:
+    def _fits_together(self) -> ModelConfig:
+        if self.tag_channels and self.keypoint_branch == "none":
+            raise ValueError("tag_channels: tags assign keypoints to hands, so keypoint_branch must not be 'none'")
         if self.batch_norm == "folded" and self.pretrained == "none":
             raise ValueError("batch_norm: 'folded' keeps pretrained statistics, so `pretrained` must not be 'none'")
         return self

@@ -35,12 +35,13 @@ def ho3d(tmp_path):
 
 
 def open_freihand(path: Path, split: str = "train", val_fraction: float = 0.0, mano_model: str | None = None) -> Freihand:
-    config = FreihandConfig(path=str(path), seed=0, val_fraction=val_fraction, samples_per_shard=5, mano_model=mano_model)
+    common = {"path": str(path), "seed": 0, "samples_per_shard": 5, "max_quarantined": 0.0}
+    config = FreihandConfig(**common, val_fraction=val_fraction, mano_model=mano_model)
     return Freihand(config, split, path.parent / "cache")
 
 
 def open_ho3d(path: Path, split: str = "train", version: str = "v2", **changes: object) -> Ho3d:
-    settings = {"val_sequences": [], "mano_model": None, **changes}
+    settings = {"val_sequences": [], "mano_model": None, "max_quarantined": 0.0, **changes}
     return Ho3d(Ho3dConfig(path=str(path), version=version, samples_per_shard=5, **settings), split)
 
 
@@ -356,7 +357,7 @@ def test_ho3d_bad_files_are_named(ho3d):
 def test_ingest_writes_official_datasets_the_same_from_folder_and_zip(tmp_path):
     source = write_freihand(tmp_path / "FreiHAND_pub_v2")
     archive = zipped(source, tmp_path / "freihand.zip")
-    make = partial(FreihandConfig, seed=0, val_fraction=0.4, samples_per_shard=5, mano_model=None)
+    make = partial(FreihandConfig, seed=0, val_fraction=0.4, samples_per_shard=5, max_quarantined=0.0, mano_model=None)
     shards = []
     for name, path in (("folder", source), ("zip", archive)):
         folders = stage.ingest("freihand", IngestConfig(freihand=make(path=str(path))), data=tmp_path / name, num_workers=2)
@@ -365,6 +366,7 @@ def test_ingest_writes_official_datasets_the_same_from_folder_and_zip(tmp_path):
         assert sorted(p.name for p in (tmp_path / name / "ingest").iterdir()) == ["freihand"]
     assert shards[0] == shards[1]
     assert len(ShardReader(tmp_path / "zip/ingest/freihand/val")) == 4
-    ho3d = Ho3dConfig(path=str(write_ho3d(tmp_path / "HO3D")), version="v2", samples_per_shard=3, val_sequences=["SM2"], mano_model=None)
+    path = str(write_ho3d(tmp_path / "HO3D"))
+    ho3d = Ho3dConfig(path=path, version="v2", samples_per_shard=3, max_quarantined=0.0, val_sequences=["SM2"], mano_model=None)
     for folder in stage.ingest("ho3d", IngestConfig(ho3d=ho3d), data=tmp_path / "data", num_workers=1):
         assert len(ShardReader(folder)) == 2

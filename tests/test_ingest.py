@@ -35,6 +35,9 @@ class FakeDataset:
     def sample(self, index):
         return replace(make_sample(self.offset + index), key=f"{index:08d}")
 
+    def where(self, index):
+        return f"{index:08d}", f"rgb/{index:08d}.jpg"
+
 
 class BrokenDataset(FakeDataset):
     def sample(self, index):

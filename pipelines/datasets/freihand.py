@@ -55,6 +55,11 @@ class Freihand:
     def __len__(self) -> int:
         return len(self.images)
 
+    def where(self, index: int) -> tuple[str, str]:
+        """Key and image file of sample `index`."""
+        number = int(self.images[index])
+        return f"{number:08d}", f"{self.part}/rgb/{number:08d}.jpg"
+
     def sample(self, index: int) -> HandSample:
         """Sample `index`. DataError names file and field of whatever is missing, truncated or not a number."""
         number = int(self.images[index])

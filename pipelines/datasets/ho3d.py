@@ -60,16 +60,20 @@ class Ho3d:
     def __len__(self) -> int:
         return len(self.frames)
 
+    def where(self, index: int) -> tuple[str, str]:
+        """Key and image file of sample `index`."""
+        sequence, frame = self.frames[index].split("/")
+        return f"{index:08d}", f"{self.part}/{sequence}/rgb/{frame}.{'png' if self.version == 'v2' else 'jpg'}"
+
     def sample(self, index: int) -> HandSample:
         """Sample `index`, in the order of the list of frames. DataError names file and field of what is wrong."""
         sequence, frame = self.frames[index].split("/")
-        folder = f"{self.part}/{sequence}"
-        meta = Meta(self.files, f"{folder}/meta/{frame}.pkl")
-        suffix = "png" if self.version == "v2" else "jpg"
-        image = self.files.read_image(f"{folder}/rgb/{frame}.{suffix}", shape=(HEIGHT_PX, WIDTH_PX))
+        meta = Meta(self.files, f"{self.part}/{sequence}/meta/{frame}.pkl")
+        key, name = self.where(index)
+        image = self.files.read_image(name, shape=(HEIGHT_PX, WIDTH_PX))
         source_id = f"ho3d-{self.version}/{self.part}/{sequence}/{frame}"
         hand, mask = self._root_only(meta, source_id) if self.part == "evaluation" else self._annotated(meta, source_id)
-        return HandSample(key=f"{index:08d}", image=image, K=hand.K, hands=(hand,), mask=mask)
+        return HandSample(key=key, image=image, K=hand.K, hands=(hand,), mask=mask)
 
     def _annotated(self, meta: Meta, source_id: str) -> tuple[HandLabel, NDArray[np.uint8]]:
         K = meta.array("camMat", (3, 3))

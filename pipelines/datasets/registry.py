@@ -21,14 +21,24 @@ class Dataset(Protocol):
 
     def __len__(self) -> int: ...
 
-    def sample(self, index: int) -> HandSample: ...
+    def sample(self, index: int) -> HandSample:
+        """DataError, naming file and field, for a sample that is damaged or lacks what it should have: it is set aside."""
+        ...
+
+    def where(self, index: int) -> tuple[str, str]:
+        """Key of sample `index` and the file it comes from, told without reading it."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adapter:
-    """Where an adapter lives. `factory` is "module:class", called as class(config, split[, cache folder])."""
+    """Where an adapter lives. `factory` is "module:class", called as class(config, split[, cache folder]).
+
+    `check` is the "module:object" of its DatasetCheck (pipelines/datasets/checking.py), "" for made-up data.
+    """
 
     factory: str
+    check: str = ""
     splits: Callable[[Any], tuple[str, ...]]
     code: tuple[str, ...] = ()  # what its samples depend on beside its own module, from the repository's root
     needs_cache: bool = False  # whether it converts its annotations once, into a folder that all workers share

@@ -17,6 +17,7 @@ from handnet.skeleton import NUM_KEYPOINTS, SIDES
 __all__ = [
     "JOINT_CONVENTIONS",
     "MASK_IGNORE",
+    "MASK_SOURCES",
     "MAX_HANDS",
     "NUM_KEYPOINTS",
     "NUM_MANO",
@@ -38,6 +39,7 @@ DoubleArray = NDArray[np.float64]
 NUM_VERTICES = 778
 NUM_MANO = 61  # root rotation 3, pose 45, betas 10, translation 3
 JOINT_CONVENTIONS = ("lbs", "regressed")
+MASK_SOURCES = ("published", "mano", "skeleton")  # as the owners have it, or filled in from the MANO fit or around the bones
 MASK_IGNORE = 255  # mask value of pixels that belong to a hand without a label: neither background nor hand
 MAX_HANDS = MASK_IGNORE - 1
 
@@ -189,8 +191,10 @@ class HandLabel:
 class HandSample:
     """One image with all its labelled hands.
 
-    image (H,W,3) uint8 RGB. K (3,3) float64: the camera of the image as a whole. mask (H,W) uint8 or None:
-    0 background, i + 1 = hands[i], 255 (MASK_IGNORE) = a hand that carries no label.
+    image (H,W,3) uint8 RGB. K (3,3) float64: the camera of the image as a whole; K_known is False where it is an assumed
+    one. mask (H,W) uint8 or None: 0 background, i + 1 = hands[i], 255 (MASK_IGNORE) = a hand that carries no label;
+    mask_source, one of MASK_SOURCES or None, says where it comes from. encoded: the JPEG that `image` was decoded from,
+    byte for byte, where nothing has changed its pixels since; shards then store it as it is.
     """
 
     key: str
@@ -198,6 +202,9 @@ class HandSample:
     K: DoubleArray
     hands: tuple[HandLabel, ...]
     mask: NDArray[np.uint8] | None = None
+    K_known: bool = True
+    mask_source: str | None = None
+    encoded: bytes | None = None
 
     def __post_init__(self) -> None:
         if not self.key or any(c in self.key for c in "./\\") or not self.key.isprintable():
@@ -211,6 +218,8 @@ class HandSample:
             raise ValueError(f"hands: expected at most {MAX_HANDS}, got {len(self.hands)}")
         if self.mask is not None:
             _check_mask(self.mask, self.image.shape[:2], self.hands)
+        if self.mask_source is not None and (self.mask is None or self.mask_source not in MASK_SOURCES):
+            raise ValueError(f"mask_source: expected one of {list(MASK_SOURCES)} beside a mask, got {self.mask_source!r}")
 
     @property
     def height_px(self) -> int:
@@ -229,6 +238,7 @@ class HandSample:
             K=camera,
             hands=tuple(hand.mirrored(self.width_px) for hand in self.hands),
             mask=None if self.mask is None else np.ascontiguousarray(self.mask[:, ::-1]),
+            encoded=None,
         )
 
 

@@ -74,7 +74,7 @@ class Procedural:
         picture = paint(self._surface, identity, vertices_m, rotation, side, K, config.image_px, self._rng(_LOOK, index), self._backgrounds)
         keypoints_px = project(keypoints_m, K)
         root = Rotation.from_matrix(rotation).as_rotvec()
-        name = f"procedural-{self.split}-{index:07d}"
+        name, _ = self.where(index)
         label = HandLabel(
             side=side,
             keypoints_px=keypoints_px.astype(np.float32),
@@ -89,7 +89,11 @@ class Procedural:
             source_id=name,
             identity=identity.name,
         )
-        return HandSample(key=name, image=picture.image, K=K, hands=(label,), mask=picture.mask)
+        return HandSample(key=name, image=picture.image, K=K, hands=(label,), mask=picture.mask, mask_source="published")
+
+    def where(self, index: int) -> tuple[str, str]:
+        """Key of sample `index` and where it comes from."""
+        return f"procedural-{self.split}-{index:07d}", "rendered"
 
     def identity(self, number: int) -> Identity:
         """Person `number` of this split."""
