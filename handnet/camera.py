@@ -12,6 +12,8 @@ from torch import Tensor
 # Half the side of a typical hand's window in metres: decoding starts from a hand that fills its window.
 WINDOW_HALF_M = 0.11
 MIN_DEPTH_M = 0.02
+# Where decoding by offsets starts: a hand at arm's length.
+START_DEPTH_M = 0.8
 
 
 def intrinsics(focal_px: float, width_px: int, height_px: int) -> Float[Tensor, "3 3"]:
@@ -45,6 +47,17 @@ def decode_translation(
     focal length, so one network serves crops and whole images of different cameras.
     """
     scale_px_per_m = window_px / WINDOW_HALF_M * raw[:, 2].clamp(-3.0, 3.0).exp()
-    depth_m = K[:, 0, 0] / scale_px_per_m
+    focal_px = (K[:, 0, 0] * K[:, 1, 1]).sqrt()
+    depth_m = focal_px / scale_px_per_m
     root_px = center_px + raw[:, :2] * window_px[:, None]
     return unproject(root_px[:, None], depth_m[:, None], K)[:, 0]
+
+
+def decode_offset_translation(raw: Float[Tensor, "M 3"], center_px: Float[Tensor, "M 2"], K: Float[Tensor, "M 3 3"]) -> Float[Tensor, "M 3"]:
+    """Root position in the camera frame (metres) as the paper's released code decodes it.
+
+    raw[:, :2] are pixels from the hand's centre to the root, raw[:, 2] is metres beyond 0.8 m. It ties the weights to the focal length and
+    the input size they were trained with.
+    """
+    depth_m = (raw[:, 2] + START_DEPTH_M).clamp(min=MIN_DEPTH_M)
+    return unproject((center_px + raw[:, :2])[:, None], depth_m[:, None], K)[:, 0]

@@ -9,12 +9,14 @@ from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from handnet.skeleton import ROOT
 
 CenterDefinition = Literal["keypoints", "box", "root"]
+# Two detections closer than this share of the smaller hand's window are one hand seen twice.
+DUPLICATE_OF_WINDOW = 0.35
 
 
 def hand_boxes(keypoints_px: Float[Tensor, "M 21 2"], visible: Float[Tensor, "M 21"]) -> Float[Tensor, "M 4"]:
@@ -98,15 +100,19 @@ class Peaks(NamedTuple):
 
 
 def find_peaks(
-    heatmap: Float[Tensor, "B 1 H W"], stride: int, threshold: float, max_hands: int = 32, min_distance_cells: int = 1
+    heatmap: Float[Tensor, "B C H W"], stride: int, threshold: float, max_hands: int = 32, min_distance_cells: int = 1
 ) -> Peaks:
-    """Local maxima of a probability map above `threshold`: 0 to `max_hands` per image.
+    """Local maxima of a probability map (one channel) above `threshold`: 0 to `max_hands` per image.
 
     A cell is a peak when it is the maximum of its (2 d + 1)^2 neighbourhood; the sub-cell position is the vertex of the parabola
     through the peak and its neighbours, per axis. Plateaus give one peak: the test is made on values with a tiny slope.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold: expected a probability in [0, 1], got {threshold}")
+    if heatmap.ndim != 4 or heatmap.shape[1] != 1 or not heatmap.is_floating_point():
+        raise ValueError(f"heatmap: expected probabilities of shape (B, 1, H, W), got {tuple(heatmap.shape)} {heatmap.dtype}")
+    if max_hands < 1:
+        raise ValueError(f"max_hands: expected 1 or more, got {max_hands}")
     b, _, h, w = heatmap.shape
     slope = torch.arange(h * w, device=heatmap.device, dtype=torch.float64).view(1, 1, h, w) * 1e-12
     ranked = heatmap.double() - slope
@@ -128,3 +134,23 @@ def find_peaks(
     dy = vertex(padded[image_index, row, column + 1], padded[image_index, row + 2, column + 1])
     centers = torch.stack([column + 0.5 + dx, row + 0.5 + dy], -1) * stride
     return Peaks(image_index, torch.stack([row, column], -1), centers.to(heatmap.dtype), best)
+
+
+def without_duplicates(
+    centers_px: Float[Tensor, "M 2"], window_px: Float[Tensor, " M"], image_index: Int[Tensor, " M"]
+) -> Bool[Tensor, " M"]:
+    """Which detections to keep, given best first within each image: a hand seen twice counts once.
+
+    A detection goes where a kept, better one of its image lies nearer than DUPLICATE_OF_WINDOW times the smaller one's window.
+    """
+    distance = torch.cdist(centers_px, centers_px, compute_mode="donot_use_mm_for_euclid_dist")
+    near = distance < DUPLICATE_OF_WINDOW * torch.minimum(window_px[:, None], window_px)
+    order = torch.arange(len(centers_px), device=centers_px.device)
+    suppresses = near & (image_index[:, None] == image_index) & (order[:, None] < order)  # row suppresses column
+    keep = torch.ones_like(image_index, dtype=torch.bool)
+    # each round settles at least one more link of every chain of neighbours
+    for _ in range(len(centers_px)):
+        former, keep = keep, ~(suppresses & keep[:, None]).any(0)
+        if torch.equal(former, keep):
+            break
+    return keep

@@ -15,14 +15,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from handnet.camera import intrinsics
-from handnet.centers import Peaks, center_cells, find_peaks
+from handnet.centers import Peaks, center_cells, find_peaks, without_duplicates
 from handnet.hand.layer import HandLayer
 from handnet.network.handnet import DenseMaps, HandNet, HandNetConfig, HandSites
 
 MODEL_SCHEMA = 1
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "model.json"
-# Two detections closer than this share of the smaller hand's window are one hand seen twice.
-DUPLICATE_OF_WINDOW = 0.35
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +131,9 @@ class Predictor:
             raise ValueError(f"K: expected finite values of shape {(b, 3, 3)}, got shape {K.shape}")
         if centers_px is not None and len(centers_px) != b:
             raise ValueError(f"centers_px: expected one array for each of {b} images, got {len(centers_px)}")
+        for image, given in enumerate(centers_px or ()):
+            if given.ndim != 2 or given.shape[1] != 2 or not np.isfinite(given).all():
+                raise ValueError(f"centers_px[{image}]: expected finite values of shape (n, 2), got shape {given.shape}")
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
         pixels = F.pad(pixels, (0, -width % 32, 0, -height % 32))
         maps = self.network.dense(pixels)
@@ -156,9 +157,12 @@ class Predictor:
         scores, sides, index = peaks.scores.cpu().numpy(), out.side.cpu().numpy(), peaks.image_index.cpu().numpy()
         windows = out.window_px.cpu().numpy()
         result: list[list[HandPrediction]] = [[] for _ in range(b)]
-        for m in range(len(index)):
-            if centers_px is None and _is_duplicate(arrays["center_px"][m], windows[m], result[index[m]]):  # type: ignore[index]
-                continue
+        keep = np.ones(len(index), bool)
+        if centers_px is None:
+            # the padding shows nothing
+            inside = (peaks.centers_px < peaks.centers_px.new_tensor([width, height])).all(-1)
+            keep = (inside & without_duplicates(peaks.centers_px, out.window_px, peaks.image_index)).cpu().numpy()
+        for m in np.flatnonzero(keep):
             own = {name: None if value is None else value[m] for name, value in arrays.items()}
             hand = HandPrediction(
                 side=int(sides[m]), score=float(scores[m]), side_score=float(side_score[m]), window_px=float(windows[m]), **own  # type: ignore[arg-type]
@@ -171,13 +175,10 @@ class Predictor:
 
     def _given(self, maps: DenseMaps, centers_px: Sequence[NDArray[np.floating]]) -> Peaks:
         index = torch.tensor([i for i, c in enumerate(centers_px) for _ in range(len(c))], dtype=torch.long, device=self.device)
-        flat = np.concatenate([np.zeros((0, 2), np.float32), *(np.asarray(c, np.float32).reshape(-1, 2) for c in centers_px)])
+        flat = np.concatenate([np.zeros((0, 2), np.float32), *(np.asarray(c, np.float32) for c in centers_px)])
         centers: Tensor = torch.as_tensor(flat, device=self.device)
         h, w = maps.center.shape[-2:]
         cells = center_cells(centers, self.network.stride, h, w)
         scores = maps.center.float().sigmoid()[index, 0, cells[:, 0], cells[:, 1]]
         return Peaks(index, cells, centers, scores)
 
-
-def _is_duplicate(center_px: NDArray[np.float32], window_px: float, kept: list[HandPrediction]) -> bool:
-    return any(np.linalg.norm(center_px - k.center_px) < DUPLICATE_OF_WINDOW * min(window_px, k.window_px) for k in kept)

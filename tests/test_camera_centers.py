@@ -41,7 +41,7 @@ def test_translation_of_zero_fills_the_window_at_its_centre():
     center, window = torch.tensor([[30.0, 40.0]] * 3, dtype=torch.float64), torch.tensor([20.0, 40.0, 80.0], dtype=torch.float64)
     root = decode_translation(torch.zeros(3, 3, dtype=torch.float64), center, window, K)
     torch.testing.assert_close(project(root[:, None], K)[:, 0], center)
-    torch.testing.assert_close(K[:, 0, 0] / root[:, 2], window / WINDOW_HALF_M)  # pixels per metre
+    torch.testing.assert_close((K[:, 0, 0] * K[:, 1, 1]).sqrt() / root[:, 2], window / WINDOW_HALF_M)  # pixels per metre
 
 
 def test_intrinsics_have_the_principal_point_at_the_image_centre():

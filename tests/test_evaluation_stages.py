@@ -20,7 +20,7 @@ from pipelines import evaluate, submit
 from pipelines.preset import write_preset
 from pipelines.submission.checking import check_submission
 
-NETWORK = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d")
+NETWORK = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window")
 
 
 def write_model(folder: Path, **changes: object) -> None:

@@ -159,7 +159,7 @@ def test_soft_argmax_finds_peaks_and_ignores_what_lies_outside_its_window():
     maps = heatmaps_with_peaks(points, 4, 40)
     maps[0, :, 35:, 35:] = 50.0  # a much stronger response of another hand, far away
     center, window = torch.tensor([[60.0, 60.0]]), torch.tensor([32.0])
-    local = local_keypoints(maps, torch.rand(1, 8, 40, 40), torch.zeros(1, dtype=torch.long), center, window, 4)
+    local = local_keypoints(maps, torch.zeros(1, dtype=torch.long), center, window, 4)
     assert (local.keypoints_px[0] - points).norm(dim=-1).max() < 1.0
     visible = torch.ones(1, 21)
     close = window_map_loss(local.log_probability, points[None], visible, center, window)

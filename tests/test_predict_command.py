@@ -16,7 +16,7 @@ from handnet.hand.layer import HandLayer
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import ModelDescription
 
-CONFIG = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d")
+CONFIG = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window")
 
 
 @pytest.fixture(scope="module")

@@ -66,7 +66,7 @@ def test_an_override_changes_one_line(name: str, tmp_path: Path) -> None:
 def test_the_paper_s_values(name: str) -> None:
     params = load_params(preset_path(name))
     model, crop, multi = params.train.model, params.train.crop, params.train.multi
-    assert (model.backbone, model.output_stride, model.keypoint_branch) == ("resnet50", 8, True)
+    assert (model.backbone, model.output_stride, model.keypoint_branch) == ("resnet50", 8, "fused")
     assert (crop.input_px, multi.input_px) == (224, 512)
     for stage in (crop, multi):
         assert (stage.batch_size, stage.lr, stage.weight_decay, stage.schedule) == (256, 1e-3, 0.0, "step")

@@ -19,7 +19,14 @@ from pipelines.loading import collate, make_example, view_center
 from pipelines.training import build_task
 
 SMALL = HandNetConfig(
-    backbone="mobilenetv3_small_050", feature_channels=32, output_stride=4, hidden_channels=64, refinements=2, rotation="6d"
+    backbone="mobilenetv3_small_050",
+    feature_channels=32,
+    output_stride=4,
+    keypoint_branch="window",
+    hidden_channels=64,
+    refinements=2,
+    rotation="6d",
+    side_head=True,
 )
 ALL_2D = LossWeights(heatmap=1.0, keypoints=1.0, keypoint_maps=1.0, photometric=1.0, consistency=1.0)
 
@@ -123,7 +130,7 @@ def test_wrong_images_are_refused(layer):
     network = HandNet(SMALL, layer)
     with pytest.raises(ValueError, match=r"multiples of 32, got \(1, 3, 100, 64\)"):
         network.dense(torch.zeros(1, 3, 100, 64))
-    with pytest.raises(ValueError, match="output_stride: expected 4 or 8, got 16"):
+    with pytest.raises(ValueError, match="output_stride: expected one of \[4, 8\], got 16"):
         HandNet(replace(SMALL, output_stride=16), layer)
     with pytest.raises(ValueError, match="expected a timm model name, got 'resnet5000'"):
         HandNet(replace(SMALL, backbone="resnet5000"), layer)

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import timm
 import torch
+from timm.layers import Format
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -48,7 +49,11 @@ class Backbone(nn.Module):
     std: Tensor
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        return self.body((image - self.mean) / self.std)
+        levels: list[Tensor] = self.body((image - self.mean) / self.std)
+        # transformers give their maps channels last
+        if getattr(self.body, "output_fmt", None) == Format.NHWC:
+            levels = [level.permute(0, 3, 1, 2) for level in levels]
+        return levels
 
 
 def create_body(name: str, pretrained: Pretrained) -> nn.Module:
@@ -64,10 +69,11 @@ def create_body(name: str, pretrained: Pretrained) -> nn.Module:
         state = full.state_dict()
     else:
         state = None
-    info: Any = timm.create_model(name, features_only=True).feature_info
+    size = size_options(name)
+    info: Any = timm.create_model(name, features_only=True, **size).feature_info
     levels = [i for i, reduction in enumerate(info.reduction()) if 4 <= reduction <= 32]
     try:
-        body = timm.create_model(name, features_only=True, out_indices=levels, pretrained=pretrained == "timm")
+        body = timm.create_model(name, features_only=True, out_indices=levels, pretrained=pretrained == "timm", **size)
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"pretrained: weights of {name!r} were asked for and could not be had ({type(error).__name__}: {str(error).splitlines()[0]}); "
@@ -77,6 +83,17 @@ def create_body(name: str, pretrained: Pretrained) -> nn.Module:
         wanted = body.state_dict()
         body.load_state_dict({key: state[key] for key in wanted})
     return body
+
+
+def size_options(name: str) -> dict[str, Any]:
+    """Window transformers are built for one input size unless they are told not to insist on it."""
+    if not getattr(timm.get_pretrained_cfg(name), "fixed_input_size", False):
+        return {}
+    try:
+        timm.create_model(name, strict_img_size=False)
+    except TypeError:
+        return {}
+    return {"strict_img_size": False}
 
 
 def lite0_state(reference: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,16 +13,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from handnet.camera import decode_translation, project
+from handnet.camera import decode_offset_translation, decode_translation, project
 from handnet.hand.layer import HandLayer
-from handnet.network.sampling import LocalKeypoints
 from handnet.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_rotation_6d, rotation_6d_to_matrix
 from handnet.skeleton import ROOT
 
 Rotation = Literal["6d", "axis-angle"]
+PoseOrigin = Literal["flat", "mean"]
+Translation = Literal["window", "offset"]
 BASE_WINDOW_PX = 48.0
 NUM_POSE, NUM_BETAS, NUM_VERTICES, NUM_LIGHT = 45, 10, 778, 27
 MEAN_ALBEDO = (0.45, 0.35, 0.30)
+MEAN_AMBIENT = 0.8  # coefficient of the constant harmonic that light is predicted relative to
 LOCAL_CHANNELS = 16
 # fingers up (camera -y) and the back of the hand to the camera, for a rest hand whose fingers point to -x and whose back is +y
 UPRIGHT = ((0.0, 0.0, -1.0), (1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
@@ -44,98 +46,115 @@ class HandParameters(NamedTuple):
         return torch.cat([matrix_to_axis_angle(self.root_rotation), self.pose, self.betas, self.translation], -1)
 
 
+class KeypointView(NamedTuple):
+    """What the per-hand head sees of a hand's keypoints in the image."""
+
+    keypoints_px: Float[Tensor, "M 21 2"]
+    confidence: Float[Tensor, "M 21"]
+    features: Float[Tensor, "M 21 C"]
+
+
 class HandHead(nn.Module):
-    """Vectors of M hands -> HandParameters after every pass, albedo and light."""
+    """Vectors of M hands -> window, side, HandParameters after every pass, albedo and light."""
 
     def __init__(
         self,
         *,
+        vector_channels: int,
         feature_channels: int,
-        context_channels: int,
         hidden_channels: int,
-        keypoint_branch: bool,
+        reads_keypoints: bool,
         refinements: int,
         rotation: Rotation,
+        pose_origin: PoseOrigin,
+        translation: Translation,
+        side_head: bool,
         texture: bool,
         layer: HandLayer,
     ):
+        """vector_channels: of the gathered vectors; feature_channels: of the features sampled at keypoints."""
         super().__init__()
         self.layer = layer
         self.rotation = rotation
-        self.refinements = refinements
-        base = feature_channels + context_channels
-        self.window = mlp(base, 64, 1)
-        self.side = mlp(base + (21 * (3 + LOCAL_CHANNELS) if keypoint_branch else 0), 128, 1)
-        self.local = nn.Linear(feature_channels, LOCAL_CHANNELS) if keypoint_branch else None
+        self.pose_origin = pose_origin
+        self.translation = translation
+        at_keypoints = 21 * (3 + LOCAL_CHANNELS) if reads_keypoints else 0
+        self.window = mlp(vector_channels, 64, 1)
+        self.side = mlp(vector_channels + at_keypoints, 128, 1) if side_head else None
+        self.local = nn.Linear(feature_channels, LOCAL_CHANNELS) if reads_keypoints else None
         self.num_rotation = 6 if rotation == "6d" else 3
         self.num_state = self.num_rotation + NUM_POSE + NUM_BETAS + 3
-        inputs = base + 1 + (21 * (3 + LOCAL_CHANNELS) if keypoint_branch else 0)
-        residual = 42 if keypoint_branch else 0
+        inputs = vector_channels + 1 + at_keypoints
         self.first = mlp(inputs, hidden_channels, self.num_state)
-        more = inputs + self.num_state + residual
+        more = inputs + self.num_state + (42 if reads_keypoints else 0)
         self.refine = nn.ModuleList([mlp(more, hidden_channels, self.num_state) for _ in range(refinements - 1)])
-        self.texture = mlp(base, 128, NUM_VERTICES * 3) if texture else None
-        self.light = mlp(base, 64, NUM_LIGHT) if texture else None
+        self.texture = mlp(vector_channels, 128, NUM_VERTICES * 3) if texture else None
+        self.light = mlp(vector_channels, 64, NUM_LIGHT) if texture else None
         upright = torch.tensor(UPRIGHT)
         start = matrix_to_rotation_6d(upright) if rotation == "6d" else matrix_to_axis_angle(upright[None])[0]
         self.register_buffer("start", torch.cat([start, torch.zeros(self.num_state - self.num_rotation)]), persistent=False)
+        self.register_buffer("mean_albedo", torch.tensor(MEAN_ALBEDO), persistent=False)
+        ambient = torch.zeros(3, 9)
+        ambient[:, 0] = MEAN_AMBIENT
+        self.register_buffer("mean_light", ambient.flatten(), persistent=False)
 
-    def predict_log_window(self, vectors: Tensor, context: Tensor) -> Float[Tensor, " M"]:
-        return self.window(torch.cat([vectors, context], -1))[:, 0]
+    start: Tensor
+    mean_albedo: Tensor
+    mean_light: Tensor
 
-    def predict_side(
-        self, vectors: Tensor, context: Tensor, local: LocalKeypoints | None, centers_px: Tensor, window_px: Tensor
-    ) -> Float[Tensor, " M"]:
-        """Log odds of a right hand, from what the image shows at the hand's centre and at its keypoints."""
-        parts = [vectors, context]
-        if local is not None:
-            parts += self._local_inputs(local, centers_px, window_px, torch.ones_like(centers_px)[:, None])
-        return self.side(torch.cat([part.to(vectors.dtype) for part in parts], -1))[:, 0].float()
-
-    def _local_inputs(self, local: LocalKeypoints, centers_px: Tensor, window_px: Tensor, flip: Tensor) -> list[Tensor]:
-        """Keypoints in half sides of the window, their confidence, and the features at them; `flip` (M, 1, 2) mirrors left hands."""
-        assert self.local is not None
-        relative = (local.keypoints_px - centers_px[:, None]) / window_px[:, None, None] * flip
-        return [relative.flatten(1), local.confidence, self.local(local.features).flatten(1)]
+    def predict_log_window(self, vectors: Float[Tensor, "M C"]) -> Float[Tensor, " M"]:
+        """Half side of each hand's window, as log(px / BASE_WINDOW_PX)."""
+        return self.window(vectors)[:, 0]
 
     @staticmethod
     def window_px(log_window: Float[Tensor, " M"]) -> Float[Tensor, " M"]:
-        return BASE_WINDOW_PX * log_window.float().clamp(-math.log(16), math.log(16)).exp()
+        return BASE_WINDOW_PX * log_window.clamp(-math.log(16), math.log(16)).exp()
+
+    def predict_side(
+        self, vectors: Float[Tensor, "M C"], seen: KeypointView | None, centers_px: Tensor, window_px: Tensor
+    ) -> Float[Tensor, " M"] | None:
+        """Log odds of a right hand from what the image shows at the hand's centre and keypoints; None without this head."""
+        if self.side is None:
+            return None
+        parts = [vectors]
+        if seen is not None:
+            parts += self._at_keypoints(seen, centers_px, window_px, torch.ones_like(centers_px)[:, None])
+        return self.side(torch.cat(parts, -1))[:, 0]
+
+    def _at_keypoints(self, seen: KeypointView, centers_px: Tensor, window_px: Tensor, flip: Tensor) -> list[Tensor]:
+        """Keypoints in half sides of the window, their confidence, and the features at them; `flip` (M, 1, 2) mirrors left hands."""
+        assert self.local is not None
+        relative = (seen.keypoints_px - centers_px[:, None]) / window_px[:, None, None] * flip
+        return [relative.flatten(1), seen.confidence, self.local(seen.features).flatten(1)]
 
     def forward(
         self,
         vectors: Float[Tensor, "M C"],
-        context: Float[Tensor, "M D"],
-        local: LocalKeypoints | None,
+        seen: KeypointView | None,
         side: Int[Tensor, " M"],
         centers_px: Float[Tensor, "M 2"],
         window_px: Float[Tensor, " M"],
         K: Float[Tensor, "M 3 3"],
     ) -> tuple[list[HandParameters], Tensor | None, Tensor | None]:
-        sign = side.to(centers_px.dtype) * 2 - 1  # +1 right, -1 left
-        base = torch.cat([vectors, context], -1)
-        parts = [base, sign[:, None]]
+        sign = side.to(vectors.dtype) * 2 - 1  # +1 right, -1 left
         flip = torch.stack([sign, torch.ones_like(sign)], -1)[:, None]
-        if local is not None and self.local is not None:
-            parts += self._local_inputs(local, centers_px, window_px, flip)
-        inputs = torch.cat([p.to(base.dtype) for p in parts], -1)
-        state = self.start + self.first(inputs).float()
+        parts = [vectors, sign[:, None]]
+        if seen is not None:
+            parts += self._at_keypoints(seen, centers_px, window_px, flip)
+        inputs = torch.cat(parts, -1)
+        state = self.start + self.first(inputs)
         passes = [self.decode(state, sign, side, centers_px, window_px, K)]
         for refine in self.refine:
             more = [inputs, state.detach()]
-            if local is not None:
-                error = (local.keypoints_px - passes[-1].keypoints_px) / window_px[:, None, None] * flip
+            if seen is not None:
+                error = (seen.keypoints_px - passes[-1].keypoints_px) / window_px[:, None, None] * flip
                 more.append(error.detach().clamp(-2, 2).flatten(1))
-            state = state + refine(torch.cat([m.to(base.dtype) for m in more], -1)).float()
+            state = state + refine(torch.cat(more, -1))
             passes.append(self.decode(state, sign, side, centers_px, window_px, K))
-        albedo = light = None
-        if self.texture is not None and self.light is not None:
-            mean = torch.tensor(MEAN_ALBEDO, device=base.device)
-            albedo = mean + self.texture(base).float().view(-1, NUM_VERTICES, 3)
-            ambient = torch.zeros(3, 9, device=base.device)
-            ambient[:, 0] = 0.8
-            light = ambient.flatten() + self.light(base).float()
-        return passes, albedo, light
+        if self.texture is None or self.light is None:
+            return passes, None, None
+        albedo = self.mean_albedo + self.texture(vectors).view(-1, NUM_VERTICES, 3)
+        return passes, albedo, self.mean_light + self.light(vectors)
 
     def decode(self, state: Tensor, sign: Tensor, side: Tensor, centers_px: Tensor, window_px: Tensor, K: Tensor) -> HandParameters:
         """Unbounded right-hand numbers -> parameters of each hand's own side, mesh and projection."""
@@ -144,9 +163,14 @@ class HandHead(nn.Module):
         mirror = torch.stack([sign, torch.ones_like(sign), torch.ones_like(sign)], -1)
         root_rotation = right * mirror[:, :, None] * mirror[:, None, :]
         turn = torch.stack([torch.ones_like(sign), sign, sign], -1)
+        if self.pose_origin == "mean":
+            pose = pose + self.layer.hands_mean[1]
         pose = (pose.view(-1, 15, 3) * turn[:, None]).flatten(1)
         raw = torch.cat([raw[:, :1] * sign[:, None], raw[:, 1:]], -1)
-        translation = decode_translation(raw, centers_px, window_px, K)
+        if self.translation == "window":
+            translation = decode_translation(raw, centers_px, window_px, K)
+        else:
+            translation = decode_offset_translation(raw, centers_px, K)
         out = self.layer(root_rotation, pose, betas, side, translation, center_joint=ROOT)
         return HandParameters(root_rotation, pose, betas, translation, out.vertices, out.joints, project(out.joints, K))
 
