@@ -191,7 +191,7 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
         data = (freihand / name).read_bytes()
         for bad in (data[: len(data) // 2], b"", b"no image"):
             (freihand / name).write_bytes(bad)
-            with pytest.raises(DataError, match=rf"{name}: not a whole image"):
+            with pytest.raises(DataError, match=rf"{name}: not a whole JPEG or PNG"):
                 open_freihand(freihand).sample(1)
         cv2.imwrite(str(freihand / name), np.zeros((100, 224, 3), np.uint8))
         with pytest.raises(DataError, match=rf"{name}: expected height, width \(224, 224\), got \(100, 224\)"):

@@ -6,7 +6,6 @@ FreiHAND's training vertices are more than a gigabyte of text; parsed at once th
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.datasets.sample import DataError
 from pipelines.datasets.source_files import SourceFiles
+from pipelines.shards.manifest import whole_file
 
 CHUNK = 1 << 22
 _OPEN, _CLOSE, _COMMA, _QUOTE = (ord(c) for c in '[],"')
@@ -80,10 +80,8 @@ def load_annotations(files: SourceFiles, name: str, shape: tuple[int, ...], cach
             for number, text in enumerate(iter_entries(stream, where)):
                 rows.append(_parse(text, shape, dtype, f"{where}: entry {number}"))
         cache.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        with partial.open("wb") as out:
+        with whole_file(path) as out:
             np.save(out, np.stack(rows) if rows else np.empty((0, *shape), dtype), allow_pickle=False)
-        os.replace(partial, path)
     array: NDArray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
