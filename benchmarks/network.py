@@ -1,6 +1,6 @@
-"""The network's inference time on the CPU beside its bare trunk's, and what it has to compute: `python -m benchmarks.network [--threads N]`.
+"""Inference time of the network beside its bare trunk's, and what it has to compute: `python -m benchmarks.network [--threads N]`.
 
-Batch 1, random weights, ResNet-50 at stride 8. Trunk and network are timed in turns in one run; the best of the repeats counts.
+CPU, batch 1, random weights, ResNet-50 at stride 8. Trunk and network are timed in turns in one run; the best of the repeats counts.
 """
 
 from __future__ import annotations

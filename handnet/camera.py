@@ -53,7 +53,9 @@ def decode_translation(
     return unproject(root_px[:, None], depth_m[:, None], K)[:, 0]
 
 
-def decode_offset_translation(raw: Float[Tensor, "M 3"], center_px: Float[Tensor, "M 2"], K: Float[Tensor, "M 3 3"]) -> Float[Tensor, "M 3"]:
+def decode_offset_translation(
+    raw: Float[Tensor, "M 3"], center_px: Float[Tensor, "M 2"], K: Float[Tensor, "M 3 3"]
+) -> Float[Tensor, "M 3"]:
     """Root position in the camera frame (metres) as the paper's released code decodes it.
 
     raw[:, :2] are pixels from the hand's centre to the root, raw[:, 2] is metres beyond 0.8 m. It ties the weights to the focal length and

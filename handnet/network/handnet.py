@@ -68,7 +68,8 @@ class HandNetConfig:
         if self.refinements < 1:
             raise ValueError(f"refinements: expected 1 or more, got {self.refinements}")
         if self.tag_channels < 0 or (self.tag_channels and self.keypoint_branch == "none"):
-            raise ValueError(f"tag_channels: expected 0, or more with a keypoint branch; got {self.tag_channels} and {self.keypoint_branch!r}")
+            given = f"{self.tag_channels} and {self.keypoint_branch!r}"
+            raise ValueError(f"tag_channels: expected 0, or more with a keypoint branch; got {given}")
 
 
 class DenseMaps(NamedTuple):
