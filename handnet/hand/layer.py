@@ -49,6 +49,7 @@ class HandLayer(nn.Module):
         self._add("hands_components", model.hands_components)  # (2, 45, 45)
         self._add("tips", model.tips)
         self._add("both_faces", model.faces)
+        self._add("joint_axes", model.joint_axes[1])  # (16, 3, 3) of the right hand: flexion, abduction and twist axes
         self._add("std_order", MANO_TO_STD)
 
     blend: Tensor
@@ -57,6 +58,7 @@ class HandLayer(nn.Module):
     hands_components: Tensor
     tips: Tensor
     both_faces: Tensor
+    joint_axes: Tensor
     std_order: Tensor
 
     def _add(self, name: str, array: NDArray[np.float64] | NDArray[np.int64]) -> None:
