@@ -11,88 +11,35 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipelines.config_datasets import (
+    CocoConfig,
+    EgohandsConfig,
+    Fraction,
+    FreihandConfig,
+    Ho3dConfig,
+    InterhandConfig,
+    PhotosConfig,
+    PositiveFloat,
+    PositiveInt,
+    ProceduralConfig,
+    Range,
+    RhdConfig,
+    Section,
+    Weight,
+    check_ordered,
+)
+
 PARAMS_FILE = Path("params.yaml")
 
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
-Weight = Annotated[float, Field(ge=0.0)]
-PositiveInt = Annotated[int, Field(gt=0)]
-PositiveFloat = Annotated[float, Field(gt=0.0)]
-Range = tuple[float, float]  # low, high
-Paths = str | Annotated[list[str], Field(min_length=1)]
-DatasetName = Literal["procedural", "freihand", "ho3d"]
+DatasetName = Literal["procedural", "freihand", "ho3d", "rhd", "interhand", "egohands", "coco", "photos"]
 
 
 class ParamsError(ValueError):
     """A params file that cannot be used; the message is one line that names the key."""
-
-
-class Section(BaseModel):
-    """Base of all sections: frozen, keyword-only, no unknown keys, no silent type conversion."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
-
-
-def _ordered(name: str, bounds: tuple[float, float]) -> None:
-    if bounds[0] > bounds[1]:
-        raise ValueError(f"{name}: expected low <= high, got {list(bounds)}")
-
-
-class ProceduralConfig(Section):
-    """Single hands rendered with the free hand; train and eval never share an identity or a pose seed."""
-
-    seed: Annotated[int, Field(ge=0)]
-    num_train: PositiveInt
-    num_eval: PositiveInt
-    num_train_identities: PositiveInt
-    num_eval_identities: PositiveInt
-    image_px: Annotated[int, Field(ge=64, le=1024)]
-    focal_factor: Range  # focal length as a multiple of image_px, drawn per image
-    hand_fraction: Range  # longer side of the keypoint box as a fraction of image_px
-    roll_deg: Annotated[float, Field(ge=0, le=180)]  # in-plane rotation away from fingers-up, uniform within +-
-    tilt_deg: Annotated[float, Field(ge=0, le=180)]  # out-of-plane tilt, uniform within +-
-    back_fraction: Fraction  # share of hands that show their back to the camera
-    left_fraction: Fraction
-    backgrounds_dir: str | None  # folder of images used as backgrounds beside the generated ones
-    samples_per_shard: PositiveInt
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)]
-
-    @model_validator(mode="after")
-    def _ranges(self) -> ProceduralConfig:
-        _ordered("focal_factor", self.focal_factor)
-        _ordered("hand_fraction", self.hand_fraction)
-        if self.hand_fraction[0] <= 0 or self.hand_fraction[1] > 1:
-            raise ValueError(f"hand_fraction: expected values in (0, 1], got {list(self.hand_fraction)}")
-        if self.focal_factor[0] <= 0:
-            raise ValueError(f"focal_factor: expected values > 0, got {list(self.focal_factor)}")
-        return self
-
-
-class PublishedConfig(Section):
-    """What every dataset that its owners publish has: where it is, and how much of it may be damaged."""
-
-    path: Paths  # the extracted folder, an archive (zip, tar), a folder of archives, or several
-    max_quarantined: Fraction  # share of a split's samples that may be damaged and set aside before ingesting it fails
-    samples_per_shard: PositiveInt
-
-
-class FreihandConfig(PublishedConfig):
-    """FreiHAND v2."""
-
-    seed: Annotated[int, Field(ge=0)]
-    val_fraction: Fraction  # split by source id; 0 keeps all training frames
-    mano_model: str | None  # the user's MANO file or folder; without it no MANO parameters are delivered
-
-
-class Ho3dConfig(PublishedConfig):
-    """HO3D v2 or v3."""
-
-    version: Literal["v2", "v3"]
-    val_sequences: list[str]  # training sequences held out as split val; evaluation frames have no public keypoints
-    mano_model: str | None  # the user's MANO file or folder; without it no vertices are delivered
 
 
 class IngestConfig(Section):
@@ -101,6 +48,11 @@ class IngestConfig(Section):
     procedural: ProceduralConfig | None = None
     freihand: FreihandConfig | None = None
     ho3d: Ho3dConfig | None = None
+    rhd: RhdConfig | None = None
+    interhand: InterhandConfig | None = None
+    egohands: EgohandsConfig | None = None
+    coco: CocoConfig | None = None
+    photos: PhotosConfig | None = None
 
 
 class SceneSetConfig(Section):
@@ -126,7 +78,7 @@ class SceneSetConfig(Section):
 
     @model_validator(mode="after")
     def _sizes(self) -> SceneSetConfig:
-        _ordered("hand_px", self.hand_px)
+        check_ordered("hand_px", self.hand_px)
         if self.hand_px[0] < 16 or self.hand_px[1] > self.canvas_px:
             raise ValueError(f"hand_px: expected 16 <= low and high <= canvas_px ({self.canvas_px}), got {list(self.hand_px)}")
         return self
@@ -174,7 +126,7 @@ class AugmentConfig(Section):
 
     @model_validator(mode="after")
     def _ranges(self) -> AugmentConfig:
-        _ordered("scale", self.scale)
+        check_ordered("scale", self.scale)
         if self.scale[0] <= 0:
             raise ValueError(f"scale: expected values > 0, got {list(self.scale)}")
         return self

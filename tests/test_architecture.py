@@ -17,7 +17,7 @@ LAYERS = ["handnet", "pipelines", "flows"]  # each may import itself and what st
 MAX_LINES = 400
 # What cannot change a result, so that a change of it reruns nothing: the schema of the params (it holds no default; the values are
 # in the stages' params) and the progress bar.
-NO_DEPS = {"pipelines/config.py", "pipelines/progress.py"}
+NO_DEPS = {"pipelines/config.py", "pipelines/config_datasets.py", "pipelines/progress.py"}
 LATE_IMPORT = re.compile(r"(handnet|pipelines)(\.\w+)+:\w+")  # "package.module:name", imported when it is needed
 
 
