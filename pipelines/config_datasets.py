@@ -116,7 +116,7 @@ class CocoConfig(PublishedConfig):
     eval_annotations: str | None  # a second JSON that gives split eval
     eval_images: str | None  # null: as `images`
     keypoint_order: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=21, max_length=21)] | None  # std21 = theirs[listed]
-    pixel_offset: Literal[0.0, 0.5]  # 0.5: whole numbers are the centres of pixels, as in COCO; 0: the corners
+    pixel_centers: Literal["integer", "half"]  # the first pixel's centre is (0, 0), as in COCO, or (0.5, 0.5)
     seed: Annotated[int, Field(ge=0)]
     val_fraction: Fraction  # share of the images held out as split val
 

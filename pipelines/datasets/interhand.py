@@ -1,0 +1,257 @@
+"""InterHand2.6M v1.0 from the extracted folders or the archives: splits train, val and eval (the official test set).
+
+Up to two hands an image, triangulated keypoints in the world's millimetres, MANO fits where the user has MANO.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from handnet.skeleton import INTERHAND_TO_STD, NUM_KEYPOINTS
+from pipelines.config_datasets import InterhandConfig
+from pipelines.datasets.freihand import hand_box
+from pipelines.datasets.interhand_annotations import (
+    ANNOTATION_FIELDS,
+    FRAME_FIELDS,
+    IMAGE_FIELDS,
+    NUM_JOINTS,
+    Annotations,
+    annotation_name,
+    find_row,
+    load_annotations,
+    load_fits,
+)
+from pipelines.datasets.interhand_annotations import SIDES as SIDES_HERE
+from pipelines.datasets.sample import DataError, HandLabel, HandSample
+from pipelines.datasets.source_files import SourceFiles
+
+OFFICIAL = {"train": "train", "val": "val", "eval": "test"}
+FOLDERS = ("annotations", "images")
+MAX_CAMERAS = 64 << 20  # bytes of the cameras' file: a few megabytes
+CAMERA_FIELDS = {"campos": (3,), "camrot": (3, 3), "focal": (2,), "princpt": (2,)}
+ABSENT_MM = np.array([1.0, 1.0, 1.0])  # what stands for a joint of a hand that nobody annotated
+FPS_IN_NAME = re.compile(r"(?<!\d)(\d+)[._ ]?fps", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """K (3,3), and the pose: X_cam = rotation (X_world - position_m), metres, OpenCV's axes."""
+
+    K: NDArray[np.float64]
+    rotation: NDArray[np.float64]
+    position_m: NDArray[np.float64]
+
+    def from_world(self, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(N,3) world -> camera frame."""
+        moved: NDArray[np.float64] = (points_m - self.position_m) @ self.rotation.T
+        return moved
+
+
+class Interhand:
+    """One split. The right hand comes first; a joint that is not valid is not visible, and a hand without a valid one is absent."""
+
+    def __init__(self, config: InterhandConfig, split: str, cache: Path) -> None:
+        """DataError if the data is missing or an annotation file is no JSON. `cache`: folder for converted annotations."""
+        if split not in OFFICIAL:
+            raise ValueError(f"split: expected one of {list(OFFICIAL)}, got {split!r}")
+        self.split = OFFICIAL[split]
+        markers = [annotation_name(official, "data") for official in OFFICIAL.values()]
+        self.files = SourceFiles(config.path, markers, folders=FOLDERS, cache=cache)
+        check_release(self.files, config.release_fps)
+        for kind in ("data", "camera", "joint_3d"):
+            if not self.files.exists(annotation_name(self.split, kind)):
+                raise DataError(f"{self.files.path}: {annotation_name(self.split, kind)}: not found")
+        self.annotations = load_annotations(self.files, self.split, cache)
+        self.cameras = Cameras(self.files, annotation_name(self.split, "camera"))
+        self.rows = select(self.annotations, config, split)
+        self.fits = self.fit = None
+        if config.mano_model is not None:
+            from pipelines.datasets.mano_fit import ManoFit  # brings in torch
+
+            self.fit = ManoFit(config.mano_model)
+            self.fits = load_fits(self.files, self.split, cache)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def where(self, index: int) -> tuple[str, str]:
+        """Key and image file of sample `index`."""
+        row = self.annotations.samples[self.rows[index]]
+        image = int(row["image"])
+        if image < 0:
+            return f"annotation-{int(row['annotation'])}", annotation_name(self.split, "data")
+        return f"{int(self.annotations.images[image]['id']):08d}", f"images/{self.split}/{self.annotations.names[image].decode()}"
+
+    def sample(self, index: int) -> HandSample:
+        """Sample `index`, in the order of the annotations. DataError names file and field of what is missing or damaged."""
+        key, name = self.where(index)
+        image_row, annotation, frame = self._entries(index)
+        shape = (int(image_row["height"]), int(image_row["width"]))
+        camera = self.cameras.get(int(image_row["capture"]), self.annotations.cameras[int(image_row["camera"])])
+        image, encoded = self.files.read_published(name, shape=shape)
+        valid_3d = valid_joints(frame)
+        visible = valid_3d & _flags(int(annotation["valid"]))
+        points = camera.from_world(np.asarray(frame["world_mm"], np.float64) / 1000)
+        source_id = f"interhand/{self.split}/Capture{int(image_row['capture'])}/{self._sequence(image_row)}/{int(image_row['frame'])}"
+        hands = []
+        for number in range(len(SIDES_HERE)):
+            order = INTERHAND_TO_STD + number * NUM_KEYPOINTS
+            if visible[order].any():
+                joints, known, seen = points[order], valid_3d[order], visible[order]
+                hands.append(self._hand(number, joints, known, seen, camera, shape, source_id, image_row))
+        return HandSample(key=key, image=image, encoded=encoded, K=camera.K, hands=tuple(hands))
+
+    def bounding_box(self, index: int) -> NDArray[np.float64]:
+        """(4,) x0, y0, x1, y1 of the published box, which holds all hands of the image."""
+        x, y, width, height = np.asarray(self._entries(index)[1]["bbox"], np.float64)
+        return np.array([x, y, x + width, y + height])
+
+    def _hand(
+        self,
+        number: int,
+        joints: NDArray[np.float64],
+        known: NDArray[np.bool_],
+        seen: NDArray[np.bool_],
+        camera: Camera,
+        shape: tuple[int, int],
+        source_id: str,
+        image_row: Any,
+    ) -> HandLabel:
+        """A hand from its joints (21,3) in the camera frame; `known`: of which the place is, `seen`: which are valid in this image."""
+        if not np.isfinite(joints[known]).all() or (joints[known, 2] <= 0).any():
+            place = f"{source_id}: world_coord"
+            what = f"expected numbers, in front of the camera, for valid joints; least depth {joints[known, 2].min():.3f} m"
+            raise self._damage(annotation_name(self.split, "joint_3d"), place, what)
+        projected = joints @ camera.K.T
+        keypoints = np.zeros((NUM_KEYPOINTS, 2))
+        keypoints[known] = projected[known, :2] / projected[known, 2:]
+        keypoints[~known] = keypoints[seen].mean(0)  # somewhere on the hand
+        inside = ((keypoints >= 0) & (keypoints < shape[::-1])).all(1)
+        vertices, mano = self._mano(number, camera, image_row)
+        return HandLabel(
+            side=1 - number,
+            keypoints_px=keypoints.astype(np.float32),
+            visible=seen & inside,
+            box_px=hand_box(keypoints[known], None),
+            K=camera.K,
+            keypoints_m=joints.astype(np.float32) if known.all() else None,
+            vertices_m=vertices,
+            mano=mano,
+            hand_model=None if mano is None else "mano",
+            joint_convention="lbs",
+            source_id=source_id,
+        )
+
+    def _mano(self, number: int, camera: Camera, image_row: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+        """Vertices (778,3) and parameters (61,) of a hand's published fit in the camera frame; None where there is no fit."""
+        if self.fit is None or self.fits is None:
+            return None, None
+        row = find_row(self.fits, int(image_row["capture"]), int(image_row["frame"]), number)
+        if row < 0:
+            return None, None
+        values = np.asarray(self.fits[row]["values"], np.float64)
+        if not np.isfinite(values).all():
+            place = f"{int(image_row['capture'])}.{int(image_row['frame'])}.{SIDES_HERE[number]}"
+            raise self._damage(annotation_name(self.split, "MANO_NeuralAnnot"), place, "expected 48 + 10 + 3 finite numbers, got others")
+        return self.fit.from_world(values, 1 - number, camera.rotation, camera.position_m)
+
+    def _entries(self, index: int) -> tuple[Any, Any, Any]:
+        """Rows of the image, its annotation and its frame. DataError names what is missing or damaged."""
+        tables, row = self.annotations, self.annotations.samples[self.rows[index]]
+        data, joints = (annotation_name(self.split, kind) for kind in ("data", "joint_3d"))
+        annotation = tables.annotations[int(row["annotation"])]
+        if row["image"] < 0:
+            raise self._damage(data, f"annotations[{int(row['annotation'])}]: image_id", f"no image has id {int(annotation['image_id'])}")
+        image = tables.images[int(row["image"])]
+        for name, entry, fields in (("image", image, IMAGE_FIELDS), ("annotation", annotation, ANNOTATION_FIELDS)):
+            if entry["wrong"]:
+                raise self._damage(data, f"{name}s[{int(row[name])}]: {fields[entry['wrong'] - 1]}", "missing, or not as it should be")
+        place = f"{int(image['capture'])}.{int(image['frame'])}"
+        if row["frame"] < 0:
+            raise self._damage(joints, place, "not found")
+        frame = tables.frames[int(row["frame"])]
+        if frame["wrong"]:
+            raise self._damage(joints, f"{place}: {FRAME_FIELDS[frame['wrong'] - 1]}", f"missing, or not of {NUM_JOINTS} joints")
+        return image, annotation, frame
+
+    def _damage(self, file: str, place: str, what: str) -> DataError:
+        return DataError(f"{self.files.where(file)}: {place}: {what}")
+
+    def _sequence(self, image_row: Any) -> str:
+        return self.annotations.sequences[int(image_row["sequence"])]
+
+
+class Cameras:
+    """A split's cameras by capture and name."""
+
+    def __init__(self, files: SourceFiles, name: str) -> None:
+        self.where = files.where(name)
+        try:
+            self.captures = orjson.loads(files.read(name, limit=MAX_CAMERAS))
+        except orjson.JSONDecodeError as error:
+            raise DataError(f"{self.where}: not valid JSON: {error}") from None
+        if not isinstance(self.captures, dict):
+            raise DataError(f"{self.where}: expected cameras by capture, got a {type(self.captures).__name__}")
+
+    def get(self, capture: int, name: str) -> Camera:
+        """DataError if the camera or one of its fields is missing or damaged."""
+        fields = self.captures.get(str(capture))
+        values = {}
+        for field, shape in CAMERA_FIELDS.items():
+            where = f"{self.where}: {capture}.{field}.{name}"
+            try:
+                array = np.array(fields[field][name], np.float64)
+            except (KeyError, TypeError, ValueError):
+                raise DataError(f"{where}: expected {shape} numbers, got none") from None
+            if array.shape != shape or not np.isfinite(array).all():
+                raise DataError(f"{where}: expected {shape} finite numbers, got {array.shape}")
+            values[field] = array
+        (fx, fy), (cx, cy) = values["focal"], values["princpt"]
+        return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), values["camrot"], values["campos"] / 1000)
+
+
+def valid_joints(frame: Any) -> NDArray[np.bool_]:
+    """(42,) joints of a frame that are marked valid and hold more than the place holder of an absent hand."""
+    placed = (np.asarray(frame["world_mm"], np.float64) != ABSENT_MM).any(1)
+    return placed & _flags(int(frame["valid"]))
+
+
+def _flags(bits: int) -> NDArray[np.bool_]:
+    return np.array([bits >> place & 1 for place in range(NUM_JOINTS)], bool)
+
+
+def select(annotations: Annotations, config: InterhandConfig, split: str) -> NDArray[np.int64]:
+    """Ascending indices of the samples to take: those with a valid joint, at the frame rate asked for, in train a random subset."""
+    rows = annotations.usable()
+    if config.fps < config.release_fps:
+        rows = rows[_thinned(annotations, rows, config.release_fps // config.fps)]
+    if split == "train" and config.train_subset is not None and config.train_subset < len(rows):
+        rows = np.sort(np.random.default_rng(config.seed).choice(rows, config.train_subset, replace=False))
+    return rows
+
+
+def _thinned(annotations: Annotations, rows: NDArray[np.int64], step: int) -> NDArray[np.bool_]:
+    """Which rows show the first of every `step` frames of their sequence, frames taken in order."""
+    image = annotations.samples["image"][rows]
+    shown = annotations.images[np.maximum(image, 0)]
+    places = np.stack([shown["capture"].astype(np.int64), shown["sequence"].astype(np.int64), shown["frame"]], 1)
+    frames, inverse = np.unique(places, axis=0, return_inverse=True)
+    starts = np.flatnonzero(np.r_[True, (frames[1:, :2] != frames[:-1, :2]).any(1)]) if len(frames) else np.zeros(0, np.int64)
+    rank = np.arange(len(frames)) - np.repeat(starts, np.diff(np.append(starts, len(frames))))
+    kept: NDArray[np.bool_] = (rank[inverse.reshape(-1)] % step == 0) | (image < 0)
+    return kept
+
+
+def check_release(files: SourceFiles, release_fps: int) -> None:
+    """DataError if a folder or archive is called by another frame rate than the one configured."""
+    for root in files.roots:
+        found = FPS_IN_NAME.search(root.path.name)
+        if found and int(found[1]) != release_fps:
+            raise DataError(f"{root.path}: release_fps: expected {int(found[1])}, as the name says, got {release_fps}")
