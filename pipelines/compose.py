@@ -12,10 +12,11 @@ from pathlib import Path
 
 from pipelines.composition.backgrounds import list_images
 from pipelines.composition.engine import SceneComposer
-from pipelines.config import ComposeConfig, ParamsError, SceneSetConfig, load_params
-from pipelines.datasets.sample import DataError
+from pipelines.config import ComposeConfig, SceneSetConfig, load_params
 from pipelines.shards.build import Plan, build_shards
+from pipelines.shards.leaks import check_disjoint
 from pipelines.shards.manifest import MANIFEST, code_digest, digest, sha256_file
+from pipelines.stage_command import FINISHED_SHARDS_STAY, run_stage, usage_error
 
 DATA = Path("data")
 SETS = ("train", "eval")
@@ -62,31 +63,32 @@ def _folder_digest(folder: Path) -> str:
     return digest([[str(p.relative_to(folder)), hashlib.sha256(p.read_bytes()).hexdigest()] for p in list_images(folder)])
 
 
+def check_sources(section: ComposeConfig, data: Path) -> None:
+    """DataError if two scene sets are made of the same source frames. What is not there yet is compared when it is."""
+    sets: list[SceneSetConfig] = [getattr(section, name) for name in SETS]
+    folders = [data / "ingest" / config.source / config.split for config in sets]
+    check_disjoint([folder for folder in folders if (folder / MANIFEST).is_file()])
+
+
 def compose(name: str, section: ComposeConfig, *, data: Path = DATA, num_workers: int | None = None) -> Path:
     """Compose scene set "train" or "eval"; the folder written. DataError if the source does not fit."""
     config: SceneSetConfig = getattr(section, name)
     plan = make_plan(name, config, data)
+    check_sources(section, data)
     made = build_shards(plan, num_workers=num_workers, description=f"compose {name}")
     print(f"{plan.target}: {plan.num_samples} scenes{'' if made else ', unchanged'}", file=sys.stderr)
     return plan.target
 
 
 def main(arguments: list[str]) -> int:
+    """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0] not in SETS:
-        print(f"usage: python -m pipelines.compose {'|'.join(SETS)}", file=sys.stderr)
-        return 2
-    try:
+        return usage_error(f"python -m pipelines.compose {'|'.join(SETS)}")
+
+    def work() -> None:
         compose(arguments[0], load_params().compose)
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DataError as error:
-        print("error: " + "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished shards are kept, run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_stage(work, interrupted=FINISHED_SHARDS_STAY)
 
 
 if __name__ == "__main__":

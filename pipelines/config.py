@@ -55,6 +55,14 @@ class IngestConfig(Section):
     photos: PhotosConfig | None = None
 
 
+class BackgroundMix(Section):
+    """What stands behind the hands where no whole source image does, as relative weights."""
+
+    generated: Weight
+    sources: Weight  # strips of source images beside their hands
+    folder: Weight  # images of backgrounds_dir
+
+
 class SceneSetConfig(Section):
     """One composed scene set (paper, section III-D)."""
 
@@ -65,14 +73,17 @@ class SceneSetConfig(Section):
     canvas_px: Annotated[int, Field(ge=64, le=2048)]
     focal_px: PositiveFloat  # the scene camera's focal length, c at the canvas centre
     hand_px: tuple[int, int]  # side of a pasted square patch
+    min_hands: Annotated[int, Field(ge=1)]  # of a scene that has any; fewer where no more squares fit
     max_hands: Annotated[int, Field(ge=1, le=32)]
     empty_fraction: Fraction  # share of scenes with no hand
     whole_first_fraction: Fraction  # share of scenes whose first layer is a whole source image
     flip_fraction: Fraction
     feather_px: Annotated[float, Field(ge=0)]
     color_match: Fraction
+    overlap: Fraction  # a square may grow by this share of its side beyond its place, over its neighbours; 0: no two overlap (the paper)
     min_visible: Fraction  # a hand with a smaller visible share of its mask is dropped from the labels
-    backgrounds_dir: str | None
+    backgrounds: BackgroundMix
+    backgrounds_dir: str | None  # the folder of images
     scenes_per_shard: PositiveInt
     jpeg_quality: Annotated[int, Field(ge=1, le=100)]
 
@@ -81,6 +92,17 @@ class SceneSetConfig(Section):
         check_ordered("hand_px", self.hand_px)
         if self.hand_px[0] < 16 or self.hand_px[1] > self.canvas_px:
             raise ValueError(f"hand_px: expected 16 <= low and high <= canvas_px ({self.canvas_px}), got {list(self.hand_px)}")
+        if self.min_hands > self.max_hands:
+            raise ValueError(f"min_hands: expected at most max_hands ({self.max_hands}), got {self.min_hands}")
+        return self
+
+    @model_validator(mode="after")
+    def _backgrounds(self) -> SceneSetConfig:
+        if self.backgrounds.generated + self.backgrounds.sources + self.backgrounds.folder == 0:
+            raise ValueError("backgrounds: expected a weight above 0, got 0 for all of them")
+        if (self.backgrounds.folder > 0) != (self.backgrounds_dir is not None):
+            given = f"backgrounds.folder {self.backgrounds.folder} and backgrounds_dir {self.backgrounds_dir!r}"
+            raise ValueError(f"backgrounds.folder: expected a weight above 0 with backgrounds_dir, and 0 without, got {given}")
         return self
 
 
@@ -133,7 +155,7 @@ class AugmentConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of the named terms; 0 switches a term off."""
+    """Weights of the named terms, 0 switches a term off; then how they are computed."""
 
     center: Weight
     hand_type: Weight
@@ -142,16 +164,21 @@ class LossConfig(Section):
     heatmap: Weight
     keypoints: Weight
     keypoint_maps: Weight
+    pull: Weight  # joint assignment, with push; both need model.tag_channels
+    push: Weight
     reprojection: Weight
     bones: Weight
     photometric: Weight
+    silhouette: Weight
     pose_limits: Weight
     shape_prior: Weight
     consistency: Weight
     joints_3d: Weight
     vertices_3d: Weight
-    render_px: Annotated[int, Field(ge=16, le=1024)]  # side of the image the photometric term is computed on
-    render_images: PositiveInt  # images of a batch the photometric term is computed on, at the most
+    reprojection_form: Literal["paper", "released"]
+    limits: Literal["anatomical", "released"]  # of pose_limits
+    render_px: Annotated[int, Field(ge=16, le=1024)]  # side of the images that photometric and silhouette compare
+    render_images: PositiveInt  # images of a batch that they compare, at the most
 
 
 class StageConfig(Section):
@@ -234,6 +261,9 @@ class Params(Section):
                 raise ValueError(f"compose.{key}.source: expected one of the ingested datasets {sorted(ingested)}, got {source!r}")
         if self.compose.eval.split == "train":
             raise ValueError("compose.eval.split: expected 'val' or 'eval', got 'train': evaluation must not see training hands")
+        train, evaluation = self.compose.train, self.compose.eval
+        if (train.source, train.split) == (evaluation.source, evaluation.split):
+            raise ValueError(f"compose.eval: expected other hands than compose.train's, got {train.source}/{train.split} for both")
         folders = [f"ingest/{name}/{split}" for name in sorted(ingested) for split in ("train", "val", "eval")]
         folders += [f"scenes/{key}" for key in ComposeConfig.model_fields]
         for key, data in self._data_keys():

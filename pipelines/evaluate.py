@@ -17,6 +17,7 @@ from pipelines.evaluation.mean_hand import fit_mean_hand
 from pipelines.evaluation.outputs import write_curve, write_metrics, write_predictions, write_table
 from pipelines.evaluation.runner import EvaluatedImage, evaluate_images, read_training_hands
 from pipelines.shards import ShardReader
+from pipelines.stage_command import run_stage, usage_error
 
 DATA, MODELS, METRICS, RESULTS = Path("data"), Path("models"), Path("metrics"), Path("results")
 NUM_DRAWN_IMAGES = 16  # first images whose predictions are kept for the report
@@ -54,25 +55,16 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
 def main(arguments: list[str]) -> int:
     """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m pipelines.evaluate NAME", file=sys.stderr)
-        return 2
-    name = arguments[0]
-    try:
+        return usage_error("python -m pipelines.evaluate NAME")
+    (name,) = arguments
+
+    def work() -> Path:
         sections = load_params().evaluate
         if name not in sections:
             raise ParamsError(f"params.yaml: evaluate: expected one of {sorted(sections)}, got {name!r}")
-        path = evaluate(name, sections[name])
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; nothing was measured to the end, run it again", file=sys.stderr)
-        return 130
-    print(f"wrote {path}")
-    return 0
+        return evaluate(name, sections[name])
+
+    return run_stage(work, interrupted="nothing was measured to the end, run it again")
 
 
 if __name__ == "__main__":

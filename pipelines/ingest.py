@@ -12,10 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import IngestConfig, ParamsError, load_params
+from pipelines.config_datasets import PublishedConfig
 from pipelines.datasets.registry import ADAPTERS, ROOT, Dataset, find_adapter
-from pipelines.datasets.sample import DataError, HandSample
-from pipelines.shards.build import Plan, build_shards
-from pipelines.shards.manifest import Counts, code_digest
+from pipelines.datasets.sample import HandSample
+from pipelines.shards.build import DamagedSample, Plan, build_shards
+from pipelines.shards.leaks import check_disjoint
+from pipelines.shards.manifest import QUARANTINE, Counts, code_digest, load_manifest
+from pipelines.stage_command import FINISHED_SHARDS_STAY, run_stage, usage_error
 
 DATA = Path("data")
 JPEG_QUALITY = 95  # for datasets of photographs, which are only packed; rendered ones say for themselves
@@ -27,9 +30,15 @@ class DatasetSource:
     """One split as the source of shards."""
 
     dataset: Dataset
+    sets_aside: bool  # damaged samples; made-up data has none
 
     def sample(self, index: int) -> HandSample:
-        return self.dataset.sample(index)
+        try:
+            return self.dataset.sample(index)
+        except ValueError as error:  # DataError is one, and so is what a label says about numbers that are none
+            if not self.sets_aside:
+                raise
+            raise DamagedSample(*self.dataset.where(index), str(error)) from error
 
     def counts(self, index: int) -> Counts:
         return {}
@@ -45,7 +54,8 @@ class OpenDataset:
     cache: Path
 
     def __call__(self) -> DatasetSource:
-        return DatasetSource(find_adapter(self.name).open(self.config, self.split, self.cache))
+        dataset = find_adapter(self.name).open(self.config, self.split, self.cache)
+        return DatasetSource(dataset, isinstance(self.config, PublishedConfig))
 
 
 def work_folder(name: str, data: Path) -> Path:
@@ -68,43 +78,44 @@ def make_plan(name: str, config: Any, split: str, data: Path) -> Plan:
         jpeg_quality=getattr(config, "jpeg_quality", JPEG_QUALITY),
         config=config.model_dump(mode="json"),
         open_source=open_dataset,
+        max_quarantined=config.max_quarantined if isinstance(config, PublishedConfig) else 0.0,
         code=code_digest([*adapter.code_paths(), *(ROOT / path for path in SHARED_CODE)]),
     )
 
 
 def ingest(name: str, section: IngestConfig, *, data: Path = DATA, num_workers: int | None = None) -> list[Path]:
-    """Make every split of dataset `name`; the folders written. ParamsError if params.yaml has no such dataset."""
+    """Make every split of dataset `name`; the folders written.
+
+    ParamsError if params.yaml has no such dataset. DataError if it cannot be read, if more of it is damaged than its
+    max_quarantined allows, or if two splits share a source frame.
+    """
     if name not in ADAPTERS:
         raise ParamsError(f"ingest.{name}: unknown dataset; expected one of {sorted(ADAPTERS)}")
     config = getattr(section, name)
     if config is None:
         raise ParamsError(f"params.yaml: ingest.{name}: missing, and it is the dataset to ingest")
-    folders = []
+    folders: list[Path] = []
     for split in ADAPTERS[name].splits(config):
         plan = make_plan(name, config, split, data)
         made = build_shards(plan, num_workers=num_workers, description=f"ingest {name}/{split}")
-        print(f"{plan.target}: {plan.num_samples} samples{'' if made else ', unchanged'}", file=sys.stderr)
+        manifest = load_manifest(plan.target)
+        aside = f", {manifest.num_quarantined:,} set aside in {QUARANTINE}" if manifest.num_quarantined else ""
+        print(f"{plan.target}: {manifest.num_samples:,} samples{aside}{'' if made else ', unchanged'}", file=sys.stderr)
         folders.append(plan.target)
+    check_disjoint(folders)
     shutil.rmtree(work_folder(name, data), ignore_errors=True)
     return folders
 
 
 def main(arguments: list[str]) -> int:
+    """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print(f"usage: python -m pipelines.ingest {'|'.join(sorted(ADAPTERS))}", file=sys.stderr)
-        return 2
-    try:
+        return usage_error(f"python -m pipelines.ingest {'|'.join(sorted(ADAPTERS))}")
+
+    def work() -> None:
         ingest(arguments[0], load_params().ingest)
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except DataError as error:
-        print("error: " + "; ".join([str(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; finished shards are kept, run it again to go on", file=sys.stderr)
-        return 130
-    return 0
+
+    return run_stage(work, interrupted=FINISHED_SHARDS_STAY)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pipelines.config import ParamsError, SubmissionConfig, load_params
 from pipelines.evaluation.frames import center_definition
 from pipelines.shards import ShardReader
 from pipelines.shards.manifest import to_json, write_atomic
+from pipelines.stage_command import run_stage, usage_error
 from pipelines.submission.layouts import find_layout
 from pipelines.submission.meta import describe
 from pipelines.submission.packing import write_package
@@ -43,25 +44,16 @@ def submit(name: str, config: SubmissionConfig) -> Path:
 def main(arguments: list[str]) -> int:
     """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0].startswith("-"):
-        print("usage: python -m pipelines.submit NAME", file=sys.stderr)
-        return 2
-    name = arguments[0]
-    try:
+        return usage_error("python -m pipelines.submit NAME")
+    (name,) = arguments
+
+    def work() -> Path:
         sections = load_params().submit
         if name not in sections:
             raise ParamsError(f"params.yaml: submit: expected one of {sorted(sections)}, got {name!r}")
-        package = submit(name, sections[name])
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted; no package was written, run it again", file=sys.stderr)
-        return 130
-    print(f"wrote {package}")
-    return 0
+        return submit(name, sections[name])
+
+    return run_stage(work, interrupted="no package was written, run it again")
 
 
 if __name__ == "__main__":

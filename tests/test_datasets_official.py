@@ -191,7 +191,7 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
         data = (freihand / name).read_bytes()
         for bad in (data[: len(data) // 2], b"", b"no image"):
             (freihand / name).write_bytes(bad)
-            with pytest.raises(DataError, match=rf"{name}: not a whole JPEG or PNG"):
+            with pytest.raises(DataError, match=rf"{name}: not a whole "):
                 open_freihand(freihand).sample(1)
         cv2.imwrite(str(freihand / name), np.zeros((100, 224, 3), np.uint8))
         with pytest.raises(DataError, match=rf"{name}: expected height, width \(224, 224\), got \(100, 224\)"):
@@ -204,7 +204,7 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
     (freihand / "training_xyz.json").write_text(text[: len(text) // 2])
     with pytest.raises(DataError, match=r"training_xyz\.json: truncated after entry \d"):
         open_freihand(freihand)
-    with pytest.raises(DataError, match="nowhere: not found; expected the dataset's folder or zip"):
+    with pytest.raises(DataError, match="nowhere: not found; expected the dataset's folder or archive"):
         open_freihand(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="expected a folder or zip with one of"):

@@ -242,7 +242,7 @@ def edit_meta(**changes):
         (lambda n, d: None if n == "00000001.keypoints.npy" else d, r"00000001\.keypoints\.npy: no such member"),
         (lambda n, d: b'{"a": ' if n == "00000001.json" else d, r"shard-000000\.tar: 00000001\.json: cannot be decoded"),
         (lambda n, d: b"[]" if n == "00000001.json" else d, r"00000001\.json: cannot be decoded: expected a JSON object"),
-        (edit_meta(schema=99), r"00000001\.json: .*expected schema 1, got 99"),
+        (edit_meta(schema=99), r"00000001\.json: .*expected schema 2, got 99"),
         (edit_meta(width=None), r"00000001\.json: missing key 'width'"),
         (edit_meta(width=65), r"00000001\.jpg: expected height, width \(48, 65\), got \(48, 64\)"),
         (edit_meta(hand={"side": "both"}), r"00000001: hand 0: .*not in tuple"),
@@ -331,7 +331,7 @@ def test_manifest_problems_are_named(copy, tmp_path):
     path = copy / "manifest.json"
     good = json.loads(path.read_text())
     for change, message in [
-        ({"schema": 7}, "expected schema 1, got 7"),
+        ({"schema": 7}, "expected schema 2, got 7"),
         ({"extra": 7}, r"unknown keys \['extra'\]"),
         ({"num_samples": 11}, "num_samples 11 is not the sum"),
         ({"shards": [{"name": "x"}]}, "shards: "),

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import orjson
@@ -19,7 +20,9 @@ from pipelines.datasets.source_files import SourceFiles
 from pipelines.shards.manifest import whole_file
 
 CHUNK = 1 << 22
-_OPEN, _CLOSE, _COMMA, _QUOTE = (ord(c) for c in '[],"')
+MAX_ENTRY = 16 << 20  # bytes: a list that never ends is no reason to fill the memory
+_OPEN, _CLOSE = b"[]"
+_BUT_STRUCTURE = bytes(code for code in range(256) if code not in b"[],")
 
 
 def iter_entries(stream: BinaryIO, where: str) -> Iterator[bytes]:
@@ -27,43 +30,54 @@ def iter_entries(stream: BinaryIO, where: str) -> Iterator[bytes]:
 
     DataError, naming `where` and the entry, for text that is no such list or ends too early.
     """
-    depth = 0
+    depth = count = 0
     rest = b""
-    count = 0
-    started = ended = False
+    ended = False
     while chunk := stream.read(CHUNK):
-        if not started:
+        if not depth and not ended:
             chunk = chunk.lstrip()
             if not chunk:
                 continue
-            if chunk[0] != _OPEN:
+            if chunk[:1] != b"[":
                 raise DataError(f"{where}: expected a JSON list, got {chunk[:20]!r}")
-            started, depth, chunk = True, 1, chunk[1:]
-        if ended and chunk.strip():
-            raise DataError(f"{where}: text after the end of the list")
-        codes = np.frombuffer(chunk, np.uint8)
-        if (codes == _QUOTE).any():
+            depth, chunk = 1, chunk[1:]
+        if b'"' in chunk:
             raise DataError(f"{where}: after entry {count - 1}: expected numbers only, got text")
-        depths = depth + np.cumsum((codes == _OPEN).astype(np.int32) - (codes == _CLOSE))
-        cuts = np.flatnonzero(((codes == _COMMA) & (depths == 1)) | ((codes == _CLOSE) & (depths == 0)))
         begin = 0
-        for cut in cuts:
-            entry = (rest + chunk[begin:cut]).strip()
-            rest, begin = b"", int(cut) + 1
-            if depths[cut] == 0:
-                ended = True
-                if entry:
+        if not ended:
+            cuts, depth = _cuts(chunk, depth)
+            ended = depth == 0
+            for cut in cuts:
+                entry = (rest + chunk[begin:cut]).strip()
+                rest, begin = b"", cut + 1
+                if entry or not ended or cut != cuts[-1]:
                     yield entry
                     count += 1
-                break
-            yield entry
-            count += 1
         rest += chunk[begin:]
-        depth = int(depths[-1]) if len(depths) else depth
+        if len(rest) > MAX_ENTRY:
+            raise DataError(f"{where}: entry {count}: expected at most {MAX_ENTRY:,} bytes")
+        if ended and rest.strip():
+            raise DataError(f"{where}: text after the end of the list")
     if not ended:
         raise DataError(f"{where}: truncated after entry {count - 1}")
-    if rest.strip():
-        raise DataError(f"{where}: text after the end of the list")
+
+
+def _cuts(chunk: bytes, depth: int) -> tuple[list[int], int]:
+    """Where entries end in a piece of the list that starts `depth` brackets deep, and the depth at its end: 0 if the list ends here."""
+    codes = np.frombuffer(chunk, np.uint8)
+    brackets = np.flatnonzero((codes == _OPEN) | (codes == _CLOSE))
+    depths = np.concatenate([[depth], depth + np.cumsum(np.where(codes[brackets] == _OPEN, 1, -1))])
+    begins = np.concatenate([[0], brackets + 1])
+    ends = np.append(brackets, len(chunk))
+    cuts: list[int] = []
+    for gap in np.flatnonzero(depths <= 1).tolist():  # between brackets, where the list itself goes on
+        if depths[gap] == 0:
+            return [*cuts, int(begins[gap]) - 1], 0
+        comma = chunk.find(b",", int(begins[gap]), int(ends[gap]))
+        while comma >= 0:
+            cuts.append(comma)
+            comma = chunk.find(b",", comma + 1, int(ends[gap]))
+    return cuts, int(depths[-1])
 
 
 def load_annotations(files: SourceFiles, name: str, shape: tuple[int, ...], cache: Path, *, dtype: type = np.float32) -> NDArray:
@@ -75,21 +89,34 @@ def load_annotations(files: SourceFiles, name: str, shape: tuple[int, ...], cach
     key = hashlib.sha256(f"{where} {files.stamp(name)} {shape} {dtype}".encode()).hexdigest()[:16]
     path = cache / f"{Path(name).stem}-{key}.npy"
     if not path.is_file():
-        rows = []
-        with files.open(name) as stream:
-            for number, text in enumerate(iter_entries(stream, where)):
-                rows.append(_parse(text, shape, dtype, f"{where}: entry {number}"))
         cache.mkdir(parents=True, exist_ok=True)
-        with whole_file(path) as out:
-            np.save(out, np.stack(rows) if rows else np.empty((0, *shape), dtype), allow_pickle=False)
+        with whole_file(path) as out, files.open(name) as stream:
+            _write_rows(out, iter_entries(stream, where), shape, dtype, where)
     array: NDArray = np.load(path, mmap_mode="r", allow_pickle=False)
     return array
 
 
+def _write_rows(out: BinaryIO, entries: Iterator[bytes], shape: tuple[int, ...], dtype: type, where: str) -> None:
+    """Write an npy file one entry at a time; its header, which has the number of entries, is written again at the end."""
+    header: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": (0, *shape)}
+    np.lib.format.write_array_header_1_0(out, header)
+    start, count = out.tell(), 0
+    for text in entries:
+        out.write(_parse(text, shape, dtype, f"{where}: entry {count}").data)
+        count += 1
+    out.seek(0)
+    np.lib.format.write_array_header_1_0(out, {**header, "shape": (count, *shape)})
+    if out.tell() != start:  # numpy pads the header for a growing first axis
+        raise DataError(f"{where}: {count} entries are too many for an npy file's header")
+
+
 def _parse(text: bytes, shape: tuple[int, ...], dtype: type, where: str) -> NDArray:
+    # Python's writers put NaN where JSON has no word for it
+    text = text.replace(b"NaN", b"null")
     try:
-        # Python's writers put NaN where JSON has no word for it
-        tree = orjson.loads(text.replace(b"NaN", b"null"))
+        if text.translate(None, _BUT_STRUCTURE) == _structure(shape):  # a flat list is read several times as fast
+            return np.array(orjson.loads(b"[%b]" % text.translate(None, b"[]")), dtype).reshape(shape)
+        tree = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise DataError(f"{where}: not valid JSON: {error}") from None
     if tree is None:
@@ -101,6 +128,15 @@ def _parse(text: bytes, shape: tuple[int, ...], dtype: type, where: str) -> NDAr
     if array.shape != shape:
         raise DataError(f"{where}: expected numbers of shape {shape}, got shape {array.shape}")
     return array
+
+
+@lru_cache(maxsize=16)
+def _structure(shape: tuple[int, ...]) -> bytes:
+    """The brackets and commas of a JSON list of lists of numbers, and nothing else: (2, 3) -> [[,,],[,,]]."""
+    text = b""
+    for length in reversed(shape):
+        text = b"[%b]" % b",".join([text] * length)
+    return text
 
 
 def checked(array: NDArray, entry: int, where: str) -> NDArray:

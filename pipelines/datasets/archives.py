@@ -172,7 +172,7 @@ class Archive:
     def _scan(self, file: FileBytes) -> tuple[NDArray, list[str]]:
         try:
             return _table(self._zip_rows(file) if self.is_zip else self._tar_rows())
-        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, NotImplementedError, UnicodeDecodeError) as error:
+        except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, UnicodeDecodeError) as error:
             kind = "zip" if self.is_zip else "tar"
             raise DataError(f"{self.path}: not a {kind} that can be read (truncated?): {' '.join(str(error).split())}") from None
 
@@ -190,7 +190,7 @@ class Archive:
         """Regular files only: links are left out, so that no name leads out of the archive."""
         with tarfile.open(fileobj=cast(BinaryIO, SourceStream(self.bytes)), mode="r:") as archive:
             while (info := archive.next()) is not None:
-                archive.members.clear()  # it would keep them all
+                archive.members = []  # type: ignore[attr-defined]  # it would keep them all
                 if info.isreg() and not info.issparse():
                     yield info.name.removeprefix("./"), info.offset_data, info.size, info.size, 0, IN_TAR
             end = self.bytes.read_at(archive.offset, tarfile.BLOCKSIZE)

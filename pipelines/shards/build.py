@@ -14,10 +14,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipelines.datasets.sample import HandSample
+import orjson
+
+from pipelines.datasets.sample import DataError, HandSample
 from pipelines.executors import report_progress, run
 from pipelines.shards.manifest import (
     MANIFEST,
+    QUARANTINE,
     SOURCE_IDS,
     Counts,
     Manifest,
@@ -30,18 +33,29 @@ from pipelines.shards.manifest import (
     write_atomic,
 )
 from pipelines.shards.schema import SCHEMA, ShardError
-from pipelines.shards.writer import finished_stats, write_shard
+from pipelines.shards.writer import finished_stats, stats_path, write_shard
 
 STATISTICS = "stats.json"  # histograms of the labels, for people
 
 _opened: dict[str, SampleSource] = {}  # this process's source, by fingerprint: opening one may be slow
 
 
+class DamagedSample(DataError):
+    """A sample to set aside: its key, the file it comes from, and what is wrong."""
+
+    def __init__(self, key: str, source: str, reason: str) -> None:
+        super().__init__(key, source, reason)
+        self.record = {"key": key, "source": source, "reason": reason}
+
+    def __str__(self) -> str:
+        return self.record["reason"]
+
+
 class SampleSource(Protocol):
     """What fills the shards. Every worker process opens its own, by the plan's `open_source`."""
 
     def sample(self, index: int) -> HandSample:
-        """Sample `index`, a pure function of the configuration and the index."""
+        """Sample `index`, a pure function of the configuration and the index. DamagedSample for one to set aside."""
         ...
 
     def counts(self, index: int) -> Counts:
@@ -51,7 +65,10 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A folder of shards to make. `open_source` must be picklable; `config` is what it was made with, for the manifest."""
+    """A folder of shards to make. `open_source` must be picklable; `config` is what it was made with, for the manifest.
+
+    max_quarantined: share of the samples that may be damaged; more is an error at the end.
+    """
 
     target: Path
     work: Path
@@ -63,6 +80,7 @@ class Plan:
     config: Mapping[str, Any]
     open_source: Callable[[], SampleSource]
     sources: Mapping[str, str] = field(default_factory=dict)
+    max_quarantined: float = 0.0
     code: str = ""  # digest of the code that makes the samples: half-made shards of older code are not continued
 
     @property
@@ -84,7 +102,6 @@ class Plan:
             "schema": SCHEMA,
             "dataset": self.dataset,
             "split": self.split,
-            "num_samples": self.num_samples,
             "samples_per_shard": self.samples_per_shard,
             "config": dict(self.config),
             "sources": dict(self.sources),
@@ -92,7 +109,8 @@ class Plan:
 
     @property
     def fingerprint(self) -> str:
-        return digest({**self.identity, "code": self.code})
+        config = {name: value for name, value in self.config.items() if name != "max_quarantined"}
+        return digest({**self.identity, "config": config, "num_samples": self.num_samples, "code": self.code})
 
     def shard_range(self, shard: int) -> range:
         """Indices of the samples in shard `shard`."""
@@ -126,6 +144,8 @@ def is_finished(plan: Plan) -> bool:
         return False
     if any(getattr(manifest, name) != value for name, value in plan.identity.items()):
         return False
+    if manifest.num_samples + manifest.num_quarantined != plan.num_samples:
+        return False
     files = [(plan.target / entry.name, entry.bytes) for entry in manifest.shards]
     return len(files) == plan.num_shards and all(path.is_file() and path.stat().st_size == size for path, size in files)
 
@@ -144,10 +164,17 @@ def _make_shard(plan: Plan, shard: int) -> ShardStats:
         _opened[fingerprint] = plan.open_source()
     source = _opened[fingerprint]
     extra: Counts = {}
+    quarantined: list[dict[str, str]] = []
 
     def samples() -> Iterator[HandSample]:
         for index in plan.shard_range(shard):
-            yield source.sample(index)
+            try:
+                sample = source.sample(index)
+            except DamagedSample as damage:
+                quarantined.append(damage.record)
+                report_progress()
+                continue
+            yield sample
             add_counts(extra, source.counts(index))
 
     return write_shard(
@@ -158,12 +185,16 @@ def _make_shard(plan: Plan, shard: int) -> ShardStats:
         jpeg_quality=plan.jpeg_quality,
         fingerprint=fingerprint,
         extra_counts=extra,
+        quarantined=quarantined,
         on_sample=report_progress,
     )
 
 
 def _finish(plan: Plan, all_stats: list[ShardStats]) -> None:
     """Write the manifest last, drop what does not belong, and put the folder in the target's place."""
+    quarantined = [record for stats in all_stats for record in stats.quarantined]
+    quarantine = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in quarantined)
+    _check_quarantine(plan, all_stats, quarantine)
     counts: Counts = {}
     source_ids: set[str] = set()
     identities: set[str] = set()
@@ -183,16 +214,36 @@ def _finish(plan: Plan, all_stats: list[ShardStats]) -> None:
         num_source_ids=len(source_ids),
         source_ids_sha256=digest(sorted(source_ids)),
         identities=sorted(identities),
+        num_quarantined=len(quarantined),
+        mask_sources=counts.get("mask_source", {}),
     )
     keep = {shard_name(i) for i in range(plan.num_shards)}
     for path in plan.shards_folder.iterdir():
         if path.name not in keep:
             path.unlink()
     write_atomic(plan.shards_folder / SOURCE_IDS, "".join(f"{source_id}\n" for source_id in sorted(source_ids)).encode())
+    if quarantined:
+        write_atomic(plan.shards_folder / QUARANTINE, quarantine)
     write_atomic(plan.shards_folder / STATISTICS, to_json(counts))
     write_atomic(plan.shards_folder / MANIFEST, manifest.to_json())
     _replace_folder(plan.shards_folder, plan.target)
     shutil.rmtree(plan.work)
+
+
+def _check_quarantine(plan: Plan, all_stats: list[ShardStats], quarantine: bytes) -> None:
+    """DataError where more samples were set aside than the plan allows; their list is kept, and only their shards are made anew."""
+    num = sum(len(stats.quarantined) for stats in all_stats)
+    if num <= plan.max_quarantined * plan.num_samples:
+        return
+    path = plan.work / QUARANTINE
+    write_atomic(path, quarantine)
+    damaged = [(number, stats.quarantined[0]) for number, stats in enumerate(all_stats) if stats.quarantined]
+    for number, _ in damaged:
+        stats_path(plan.stats_folder, number).unlink()
+    raise DataError(
+        f"{plan.dataset}/{plan.split}: {num:,} of {plan.num_samples:,} samples are damaged or incomplete, more than max_quarantined "
+        f"({plan.max_quarantined:g}) allows; they are listed in {path}; the first: {damaged[0][1]['reason']}"
+    )
 
 
 def _replace_folder(source: Path, target: Path) -> None:

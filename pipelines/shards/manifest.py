@@ -19,6 +19,7 @@ from pipelines.shards.schema import SCHEMA, ShardError
 
 MANIFEST = "manifest.json"
 SOURCE_IDS = "source_ids.txt"  # every source frame of the folder, sorted, one a line: what leak checks compare
+QUARANTINE = "quarantine.jsonl"  # the damaged samples that were set aside, one a line: key, source, reason
 
 Counts = dict[str, dict[str, int]]  # histogram name -> bin -> count
 
@@ -99,6 +100,7 @@ class ShardStats:
     source_ids: list[str]
     identities: list[str]
     counts: Counts
+    quarantined: list[dict[str, str]] = field(default_factory=list)  # key, source and reason of each sample set aside
 
     def save(self, path: Path) -> None:
         write_atomic(path, to_json(asdict(self)))
@@ -129,6 +131,8 @@ class Manifest:
     num_source_ids: int = 0
     source_ids_sha256: str = ""
     identities: list[str] = field(default_factory=list)
+    num_quarantined: int = 0  # damaged samples of the source that are not here
+    mask_sources: dict[str, int] = field(default_factory=dict)  # where the samples' masks come from -> how many
 
     def to_json(self) -> bytes:
         return to_json(asdict(self))

@@ -91,7 +91,16 @@ class ShardReader:
             pixels = decoded[schema.IMAGE] if image else np.broadcast_to(np.uint8(0), (*size, 3))
             if pixels.shape[:2] != size:
                 raise ShardError(f"{where}.{schema.IMAGE}: expected height, width {size}, got {pixels.shape[:2]}")
-            return HandSample(key=self.key(index), image=pixels, K=np.array(meta["K"]), hands=hands, mask=decoded.get(schema.MASK))
+            mask = decoded.get(schema.MASK)
+            return HandSample(
+                key=self.key(index),
+                image=pixels,
+                K=np.array(meta["K"]),
+                hands=hands,
+                mask=mask,
+                K_known=meta["K_known"],
+                mask_source=None if mask is None else meta["mask_source"],
+            )
         except KeyError as error:
             raise ShardError(f"{where}.{schema.META}: missing key {error}") from None
         except ShardError:

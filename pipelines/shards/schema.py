@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pipelines.datasets.sample import NUM_KEYPOINTS, NUM_MANO, NUM_VERTICES, SIDES, DataError, HandLabel, HandSample
 
-SCHEMA = 1  # raised whenever a reader of the previous layout would go wrong
+SCHEMA = 2  # raised whenever a reader of the previous layout would go wrong
 
 IMAGE, MASK, META, KEYPOINTS = "jpg", "mask.png", "json", "keypoints.npy"
 KEYPOINTS_3D, VERTICES, MANO = "keypoints3d.npy", "vertices.npy", "mano.npy"
@@ -66,6 +66,8 @@ def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
         "height": sample.height_px,
         "width": sample.width_px,
         "K": sample.K.tolist(),
+        "K_known": sample.K_known,
+        "mask_source": sample.mask_source,
         "hands": [_encode_hand(hand) for hand in hands],
     }
     keypoints = np.zeros((len(hands), NUM_KEYPOINTS, 3), np.float32)
@@ -73,7 +75,7 @@ def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
         keypoints[i, :, :2] = hand.keypoints_px
         keypoints[i, :, 2] = hand.visible
     members = {
-        IMAGE: encode_jpeg(sample.image, jpeg_quality),
+        IMAGE: encode_jpeg(sample.image, jpeg_quality) if sample.encoded is None else sample.encoded,
         META: orjson.dumps(meta, option=orjson.OPT_SORT_KEYS),
         KEYPOINTS: encode_array(keypoints),
     }

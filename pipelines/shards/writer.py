@@ -9,7 +9,7 @@ import hashlib
 import io
 import os
 import tarfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -53,6 +53,8 @@ def finished_stats(folder: Path, stats_folder: Path, index: int, fingerprint: st
 def count_labels(sample: HandSample) -> Counts:
     """Histograms of one sample: hands, sides, size of the box's longer side (bins of 16 px), visible keypoints."""
     counts: Counts = {"hands_per_image": {str(len(sample.hands)): 1}}
+    if sample.mask_source is not None:
+        counts["mask_source"] = {sample.mask_source: 1}
     for hand in sample.hands:
         size = float(max(hand.box_px[2] - hand.box_px[0], hand.box_px[3] - hand.box_px[1]))
         one = {"side": SIDES[hand.side], "box_px": str(int(size // 16) * 16), "visible_keypoints": str(int(hand.visible.sum()))}
@@ -69,11 +71,13 @@ def write_shard(
     jpeg_quality: int,
     fingerprint: str,
     extra_counts: Counts | None = None,
+    quarantined: Sequence[dict[str, str]] = (),
     on_sample: Callable[[], None] | None = None,
 ) -> ShardStats:
     """Write `samples` as shard `index` of `folder`, then its statistics to `stats_folder`; each appears whole or not at all.
 
-    `extra_counts`, read after the last sample, adds the maker's own histograms. Keys must come in ascending order.
+    `extra_counts`, read after the last sample, adds the maker's own histograms; `quarantined`, read then too, lists what the
+    maker left out. Keys must come in ascending order.
     """
     path = folder / shard_name(index)
     partial = folder / f".{path.name}.{os.getpid()}.partial"
@@ -113,6 +117,7 @@ def write_shard(
         source_ids=sorted(source_ids),
         identities=sorted(identities),
         counts=counts,
+        quarantined=list(quarantined),
     )
     stats.save(stats_path(stats_folder, index))
     return stats
