@@ -42,7 +42,7 @@ def open_freihand(path: Path, split: str = "train", val_fraction: float = 0.0, m
 
 def open_ho3d(path: Path, split: str = "train", version: str = "v2", **changes: object) -> Ho3d:
     settings = {"val_sequences": [], "mano_model": None, "max_quarantined": 0.0, **changes}
-    return Ho3d(Ho3dConfig(path=str(path), version=version, samples_per_shard=5, **settings), split)
+    return Ho3d(Ho3dConfig(path=str(path), version=version, samples_per_shard=5, **settings), split, path.parent / "cache")
 
 
 # --- FreiHAND -------------------------------------------------------------------------------------------------------
@@ -207,7 +207,7 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
     with pytest.raises(DataError, match="nowhere: not found; expected the dataset's folder or archive"):
         open_freihand(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="expected a folder or zip with one of"):
+    with pytest.raises(DataError, match="expected a folder or archive with one of"):
         open_freihand(tmp_path / "empty")
     whole = zipped(freihand, tmp_path / "whole.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])

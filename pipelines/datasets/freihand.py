@@ -1,4 +1,4 @@
-"""FreiHAND v2 from the extracted folder or its owners' zips: splits train, val (held-out training frames) and eval.
+"""FreiHAND v2 as its owners publish it: splits train, val (held-out training frames) and eval.
 
 All hands are right hands; joints are regressed from the posed vertices; the poses published are relative to the mean pose.
 """
@@ -10,12 +10,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config import FreihandConfig
+from pipelines.config_datasets import FreihandConfig
 from pipelines.datasets.annotations import checked, load_annotations
+from pipelines.datasets.masks import hand_box
 from pipelines.datasets.sample import NUM_VERTICES, DataError, HandLabel, HandSample
 from pipelines.datasets.source_files import SourceFiles
+from pipelines.datasets.splits import held_out
 
 MARKERS = ("training_K.json", "evaluation_K.json")
+FOLDERS = ("training", "evaluation")
 IMAGE_PX = 224
 NUM_BACKGROUNDS = 4  # every training frame with the green screen and with three kinds of other backgrounds
 SHAPES = {"K": (3, 3), "xyz": (21, 3), "verts": (NUM_VERTICES, 3), "mano": (1, 61)}
@@ -28,7 +31,7 @@ class Freihand:
         """DataError if the data is missing or its files disagree in length. `cache`: folder for converted annotations."""
         if split not in ("train", "val", "eval"):
             raise ValueError(f"split: expected 'train', 'val' or 'eval', got {split!r}")
-        self.files = SourceFiles(config.path, MARKERS)
+        self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
         self.part = "evaluation" if split == "eval" else "training"
         kinds = [kind for kind in SHAPES if kind != "mano" or config.mano_model is not None]
         for kind in kinds:
@@ -62,10 +65,10 @@ class Freihand:
 
     def sample(self, index: int) -> HandSample:
         """Sample `index`. DataError names file and field of whatever is missing, truncated or not a number."""
-        number = int(self.images[index])
-        frame = number % self.num_frames
+        key, name = self.where(index)
+        frame = int(self.images[index]) % self.num_frames
         values = {kind: checked(array, frame, self.files.where(self._json(kind))) for kind, array in self.annotations.items()}
-        image = self.files.read_image(f"{self.part}/rgb/{number:08d}.jpg", shape=(IMAGE_PX, IMAGE_PX))
+        image, encoded = self.files.read_published(name, shape=(IMAGE_PX, IMAGE_PX))
         mask = None
         if self.part == "training":
             # saved as JPEG: values between 0 and 255 ring around the edges
@@ -88,7 +91,8 @@ class Freihand:
             joint_convention="regressed",
             source_id=f"freihand/{self.part}/{frame:08d}",
         )
-        return HandSample(key=f"{number:08d}", image=image, K=K, hands=(hand,), mask=mask)
+        source = None if mask is None else "published"
+        return HandSample(key=key, image=image, K=K, hands=(hand,), mask=mask, mask_source=source, encoded=encoded)
 
     def _json(self, kind: str) -> str:
         return f"{self.part}_{kind}.json"
@@ -97,17 +101,5 @@ class Freihand:
         """Numbers of the split's images, ascending."""
         if split == "eval":
             return np.arange(self.num_frames)
-        order = np.random.default_rng(config.seed).permutation(self.num_frames)
-        num_val = round(config.val_fraction * self.num_frames)
-        frames = np.sort(order[:num_val] if split == "val" else order[num_val:])
+        frames = held_out(self.num_frames, config.val_fraction, config.seed)[split == "val"]
         return np.concatenate([frames + self.num_frames * k for k in range(NUM_BACKGROUNDS)])
-
-
-def hand_box(keypoints_px: NDArray, mask: NDArray[np.uint8] | None) -> NDArray[np.float32]:
-    """(4,) x0, y0, x1, y1 around the keypoints (21,2) and the mask's pixels."""
-    low, high = keypoints_px.min(0), keypoints_px.max(0)
-    if mask is not None and mask.any():
-        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-        low = np.minimum(low, (columns[0], rows[0]))
-        high = np.maximum(high, (columns[-1] + 1, rows[-1] + 1))
-    return np.concatenate([low, high]).astype(np.float32)

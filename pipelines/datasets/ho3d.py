@@ -1,29 +1,28 @@
-"""HO3D v2 and v3 from the extracted folder or its owners' zips: splits train, val (held-out sequences) and eval.
+"""HO3D v2 and v3 as their owners publish them: splits train, val (held-out sequences) and eval.
 
 All hands are right hands. Published coordinates are OpenGL's (y up, z back) and become OpenCV's here.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from handnet.hand.plain_pickle import parse_plain_pickle
-from handnet.skeleton import BONES, HO3D_TO_STD
-from pipelines.config import Ho3dConfig
-from pipelines.datasets.freihand import hand_box
+from handnet.skeleton import HO3D_TO_STD
+from pipelines.config_datasets import Ho3dConfig
+from pipelines.datasets.masks import hand_box, mesh_mask, skeleton_mask
 from pipelines.datasets.sample import NUM_KEYPOINTS, DataError, HandLabel, HandSample
 from pipelines.datasets.source_files import SourceFiles
 
 MARKERS = ("train.txt", "evaluation.txt")
+FOLDERS = ("train", "evaluation")
 HEIGHT_PX, WIDTH_PX = 480, 640
 FLIP_YZ = np.array([1.0, -1.0, -1.0])  # OpenGL <-> OpenCV: half a turn about x
-PALM = (0, 1, 5, 9, 13, 17)
-FINGER_RADIUS_M, PALM_RADIUS_M = 0.009, 0.011
 
 
 class Ho3d:
@@ -33,11 +32,11 @@ class Ho3d:
     wrist is the one visible keypoint, the others lie at the box's centre, and nothing is known in metres.
     """
 
-    def __init__(self, config: Ho3dConfig, split: str) -> None:
-        """DataError if the data is missing or a list of frames cannot be read."""
+    def __init__(self, config: Ho3dConfig, split: str, cache: Path) -> None:
+        """DataError if the data is missing or a list of frames cannot be read. `cache`: folder for the archives' indices."""
         if split not in ("train", "val", "eval"):
             raise ValueError(f"split: expected 'train', 'val' or 'eval', got {split!r}")
-        self.files = SourceFiles(config.path, MARKERS)
+        self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
         self.part = "evaluation" if split == "eval" else "train"
         self.version = config.version
         listing = f"{self.part}.txt"
@@ -70,10 +69,11 @@ class Ho3d:
         sequence, frame = self.frames[index].split("/")
         meta = Meta(self.files, f"{self.part}/{sequence}/meta/{frame}.pkl")
         key, name = self.where(index)
-        image = self.files.read_image(name, shape=(HEIGHT_PX, WIDTH_PX))
+        image, encoded = self.files.read_published(name, shape=(HEIGHT_PX, WIDTH_PX))
         source_id = f"ho3d-{self.version}/{self.part}/{sequence}/{frame}"
         hand, mask = self._root_only(meta, source_id) if self.part == "evaluation" else self._annotated(meta, source_id)
-        return HandSample(key=key, image=image, K=hand.K, hands=(hand,), mask=mask)
+        filled = None if mask is None else "skeleton" if self.fit is None else "mano"
+        return HandSample(key=key, image=image, K=hand.K, hands=(hand,), mask=mask, mask_source=filled, encoded=encoded)
 
     def _annotated(self, meta: Meta, source_id: str) -> tuple[HandLabel, NDArray[np.uint8]]:
         K = meta.array("camMat", (3, 3))
@@ -83,9 +83,9 @@ class Ho3d:
         vertices = None
         if self.fit is not None:
             vertices = (self.fit.pose(pose, betas)[0] + meta.array("handTrans", (3,))) * FLIP_YZ
-            mask = mesh_mask(meta.project(K, vertices), self.fit.model.faces[1])
+            mask = mesh_mask(meta.project(K, vertices), self.fit.model.faces[1], (HEIGHT_PX, WIDTH_PX))
         else:
-            mask = skeleton_mask(keypoints, joints[:, 2], float(K[0, 0]))
+            mask = skeleton_mask(keypoints, joints[:, 2], float(K[0, 0]), (HEIGHT_PX, WIDTH_PX))
         # F (R (x - wrist) + wrist + trans) with F = FLIP_YZ, a rotation: the pose in OpenCV's frame, about the wrist
         turned = Rotation.from_matrix(np.diag(FLIP_YZ) @ Rotation.from_rotvec(pose[:3]).as_matrix()).as_rotvec()
         hand = HandLabel(
@@ -161,25 +161,3 @@ class Meta:
         projected = points_m @ K.T
         pixels: NDArray[np.float64] = projected[:, :2] / projected[:, 2:]
         return pixels
-
-
-def mesh_mask(vertices_px: NDArray, faces: NDArray) -> NDArray[np.uint8]:
-    """(H,W) 1 where any of the projected triangles (F,3) of vertices (V,2) lies."""
-    mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
-    corners = np.round(np.clip((vertices_px - 0.5) * 16, -(1 << 20), 1 << 20)).astype(np.int32)
-    for face in faces:
-        cv2.fillConvexPoly(mask, corners[face], 1, cv2.LINE_8, 4)
-    return mask
-
-
-def skeleton_mask(keypoints_px: NDArray, depths_m: NDArray, focal_px: float) -> NDArray[np.uint8]:
-    """(H,W) 1 around the bones (21,2), as thick as fingers and palm are at those depths."""
-    mask = np.zeros((HEIGHT_PX, WIDTH_PX), np.uint8)
-    points = np.round(np.clip((keypoints_px - 0.5) * 16, -(1 << 20), 1 << 20)).astype(np.int32)
-    scale = focal_px / float(np.median(depths_m))
-    finger, palm = (max(1, round(2 * radius * scale)) for radius in (FINGER_RADIUS_M, PALM_RADIUS_M))
-    cv2.fillConvexPoly(mask, cv2.convexHull(points[list(PALM)]), 1, cv2.LINE_8, 4)
-    for parent, child in BONES:
-        start, end = (tuple(int(v) for v in points[i]) for i in (parent, child))
-        cv2.line(mask, start, end, 1, min(palm if parent == 0 else finger, 255), cv2.LINE_8, 4)
-    return mask

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from handnet.skeleton import INTERHAND_TO_STD, NUM_KEYPOINTS
 from pipelines.config_datasets import InterhandConfig
-from pipelines.datasets.freihand import hand_box
 from pipelines.datasets.interhand_annotations import (
     ANNOTATION_FIELDS,
     FRAME_FIELDS,
@@ -29,6 +28,7 @@ from pipelines.datasets.interhand_annotations import (
     load_fits,
 )
 from pipelines.datasets.interhand_annotations import SIDES as SIDES_HERE
+from pipelines.datasets.masks import hand_box
 from pipelines.datasets.sample import DataError, HandLabel, HandSample
 from pipelines.datasets.source_files import SourceFiles
 

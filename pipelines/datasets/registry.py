@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from pipelines.datasets.sample import HandSample
 
 ROOT = Path(__file__).parents[2]
+READING = tuple(f"pipelines/datasets/{name}.py" for name in ("archives", "byte_sources", "masks", "source_files", "splits"))
 
 
 class Dataset(Protocol):
@@ -66,17 +67,14 @@ ADAPTERS: dict[str, Adapter] = {
     "freihand": Adapter(
         factory="pipelines.datasets.freihand:Freihand",
         splits=lambda config: ("train", "val", "eval") if config.val_fraction > 0 else ("train", "eval"),
-        code=(*(f"pipelines/datasets/{name}.py" for name in ("annotations", "mano_fit", "source_files")), "handnet/hand"),
+        code=(*READING, "pipelines/datasets/annotations.py", "pipelines/datasets/mano_fit.py", "handnet/hand"),
         needs_cache=True,
     ),
     "ho3d": Adapter(
         factory="pipelines.datasets.ho3d:Ho3d",
         splits=lambda config: ("train", "val", "eval") if config.val_sequences else ("train", "eval"),
-        code=(
-            *(f"pipelines/datasets/{name}.py" for name in ("freihand", "mano_fit", "source_files")),
-            "handnet/hand",
-            "handnet/skeleton.py",
-        ),
+        code=(*READING, "pipelines/datasets/mano_fit.py", "handnet/hand", "handnet/skeleton.py"),
+        needs_cache=True,
     ),
 }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from handnet.hand.plain_pickle import parse_plain_pickle
 from handnet.skeleton import NUM_KEYPOINTS, RHD_TO_STD, SIDES
 from pipelines.config_datasets import RhdConfig
-from pipelines.datasets.freihand import hand_box
+from pipelines.datasets.masks import hand_box
 from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.splits import held_out
