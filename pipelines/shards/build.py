@@ -24,10 +24,12 @@ from pipelines.shards.manifest import (
     SOURCE_IDS,
     Counts,
     Manifest,
+    ShardEntry,
     ShardStats,
     add_counts,
     digest,
     load_manifest,
+    load_stats,
     shard_name,
     to_json,
     write_atomic,
@@ -130,9 +132,9 @@ def build_shards(plan: Plan, *, num_workers: int | None = None, description: str
     make = partial(_make_shard, plan)
     length = partial(_shard_length, plan)
     _opened.clear()
-    all_stats = run(make, range(plan.num_shards), num_workers=num_workers, description=description, steps=length, unit="samples")
+    run(make, range(plan.num_shards), num_workers=num_workers, description=description, steps=length, unit="samples")
     _opened.clear()
-    _finish(plan, all_stats)
+    _finish(plan)
     return True
 
 
@@ -154,11 +156,10 @@ def _shard_length(plan: Plan, shard: int) -> int:
     return len(plan.shard_range(shard))
 
 
-def _make_shard(plan: Plan, shard: int) -> ShardStats:
+def _make_shard(plan: Plan, shard: int) -> None:
     fingerprint = plan.fingerprint
-    done = finished_stats(plan.shards_folder, plan.stats_folder, shard, fingerprint)
-    if done is not None:
-        return done
+    if finished_stats(plan.shards_folder, plan.stats_folder, shard, fingerprint) is not None:
+        return
     if fingerprint not in _opened:
         _opened.clear()
         _opened[fingerprint] = plan.open_source()
@@ -177,7 +178,7 @@ def _make_shard(plan: Plan, shard: int) -> ShardStats:
             yield sample
             add_counts(extra, source.counts(index))
 
-    return write_shard(
+    write_shard(
         plan.shards_folder,
         plan.stats_folder,
         shard,
@@ -190,25 +191,38 @@ def _make_shard(plan: Plan, shard: int) -> ShardStats:
     )
 
 
-def _finish(plan: Plan, all_stats: list[ShardStats]) -> None:
+def _read_stats(plan: Plan) -> Iterator[ShardStats]:
+    """What the finished shards left, one at a time: together they would take memory that grows with the number of samples."""
+    for shard in range(plan.num_shards):
+        path = stats_path(plan.stats_folder, shard)
+        stats = load_stats(path)
+        if stats is None:
+            raise ShardError(f"{path}: not found or damaged, though its shard was made; run it again to make it anew")
+        yield stats
+
+
+def _finish(plan: Plan) -> None:
     """Write the manifest last, drop what does not belong, and put the folder in the target's place."""
-    quarantined = [record for stats in all_stats for record in stats.quarantined]
-    quarantine = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in quarantined)
-    _check_quarantine(plan, all_stats, quarantine)
+    entries: list[ShardEntry] = []
+    quarantined: list[tuple[int, dict[str, str]]] = []  # shard, record
     counts: Counts = {}
     source_ids: set[str] = set()
     identities: set[str] = set()
-    for stats in all_stats:
+    for shard, stats in enumerate(_read_stats(plan)):
+        entries.append(stats.entry)
+        quarantined += [(shard, record) for record in stats.quarantined]
         add_counts(counts, stats.counts)
         source_ids.update(stats.source_ids)
         identities.update(stats.identities)
+    quarantine = b"".join(orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for _, record in quarantined)
+    _check_quarantine(plan, quarantined, quarantine)
     manifest = Manifest(
         dataset=plan.dataset,
         split=plan.split,
-        num_samples=sum(stats.entry.num_samples for stats in all_stats),
-        num_hands=sum(stats.entry.num_hands for stats in all_stats),
+        num_samples=sum(entry.num_samples for entry in entries),
+        num_hands=sum(entry.num_hands for entry in entries),
         samples_per_shard=plan.samples_per_shard,
-        shards=[stats.entry for stats in all_stats],
+        shards=entries,
         config=dict(plan.config),
         sources=dict(plan.sources),
         num_source_ids=len(source_ids),
@@ -230,19 +244,17 @@ def _finish(plan: Plan, all_stats: list[ShardStats]) -> None:
     shutil.rmtree(plan.work)
 
 
-def _check_quarantine(plan: Plan, all_stats: list[ShardStats], quarantine: bytes) -> None:
+def _check_quarantine(plan: Plan, quarantined: list[tuple[int, dict[str, str]]], quarantine: bytes) -> None:
     """DataError where more samples were set aside than the plan allows; their list is kept, and only their shards are made anew."""
-    num = sum(len(stats.quarantined) for stats in all_stats)
-    if num <= plan.max_quarantined * plan.num_samples:
+    if len(quarantined) <= plan.max_quarantined * plan.num_samples:
         return
     path = plan.work / QUARANTINE
     write_atomic(path, quarantine)
-    damaged = [(number, stats.quarantined[0]) for number, stats in enumerate(all_stats) if stats.quarantined]
-    for number, _ in damaged:
-        stats_path(plan.stats_folder, number).unlink()
+    for shard in {shard for shard, _ in quarantined}:
+        stats_path(plan.stats_folder, shard).unlink()
     raise DataError(
-        f"{plan.dataset}/{plan.split}: {num:,} of {plan.num_samples:,} samples are damaged or incomplete, more than max_quarantined "
-        f"({plan.max_quarantined:g}) allows; they are listed in {path}; the first: {damaged[0][1]['reason']}"
+        f"{plan.dataset}/{plan.split}: {len(quarantined):,} of {plan.num_samples:,} samples are damaged or incomplete, more than "
+        f"max_quarantined ({plan.max_quarantined:g}) allows; they are listed in {path}; the first: {quarantined[0][1]['reason']}"
     )
 
 
