@@ -2,176 +2,218 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition, center_cells, gaussian_radius, gaussian_targets, hand_boxes, hand_centers
 from handnet.hand.layer import HandLayer
+from handnet.losses.assignment import pull_loss, push_loss
 from handnet.losses.consistency import consistency_loss
 from handnet.losses.localization import focal_heatmap_loss, side_loss, window_keypoint_loss, window_loss, window_map_loss
-from handnet.losses.reconstruction import bone_loss, joints_3d_loss, photometric_loss, reprojection_loss, root_aligned_loss
+from handnet.losses.reconstruction import bone_loss, joints_3d_loss, reprojection_loss, root_aligned_loss
 from handnet.losses.regularization import pose_limit_loss, shape_prior_loss
+from handnet.losses.rendered import photometric_term, silhouette_term, view_of
+from handnet.losses.weights import LossOptions, LossWeights
 from handnet.network.handnet import DenseMaps, HandNet, HandOutputs, HandSites
-from handnet.network.heads import BASE_WINDOW_PX
-from handnet.rendering.render import render_hands
-from handnet.rendering.shading import shade, vertex_normals
-from handnet.skeleton import ROOT
+from handnet.network.heads import BASE_WINDOW_PX, HandParameters
+from handnet.network.sampling import sample_map
+from handnet.skeleton import NUM_KEYPOINTS, ROOT
 
 # The window is this much larger than the keypoints' box, so that fingertips have room around them.
 WINDOW_OF_BOX = 0.62
+MIN_BOX_PX = 8.0
 
-
-@dataclass(frozen=True, kw_only=True)
-class LossWeights:
-    """Weights of the named terms; a term of weight 0 is not computed."""
-
-    center: float = 1.0
-    hand_type: float = 1.0
-    side: float = 1.0
-    window: float = 1.0
-    heatmap: float = 0.0
-    keypoints: float = 0.0
-    keypoint_maps: float = 0.0
-    reprojection: float = 1.0
-    bones: float = 1.0
-    photometric: float = 0.0
-    pose_limits: float = 1.0
-    shape_prior: float = 0.1
-    consistency: float = 0.0
-    joints_3d: float = 0.0
-    vertices_3d: float = 0.0
+Supervision = Literal["2d", "3d"]
 
 
 class HandTask(nn.Module):
-    """Training objective of one stage. `forward` is the only entry, so that a distributed wrapper sees every step."""
+    """Training objective of one stage. `forward` is the only entry, so that a distributed wrapper sees every step.
+
+    A batch may mix datasets: an image without a mask and a hand without visible keypoints or 3D labels add nothing to the terms that
+    would read them. `supervision` "2d" reads no 3D label. Raises ValueError for terms that the network has no output for.
+    """
 
     def __init__(
         self,
         network: HandNet,
         layer: HandLayer,
         weights: LossWeights,
+        options: LossOptions | None = None,
         *,
         center: CenterDefinition = "keypoints",
-        supervision: Literal["2d", "3d"] = "2d",
-        render_px: int = 64,
-        render_images: int = 8,
+        supervision: Supervision = "2d",
     ):
         super().__init__()
+        if supervision not in get_args(Supervision):
+            raise ValueError(f"supervision: expected one of {list(get_args(Supervision))}, got {supervision!r}")
         if supervision == "2d" and (weights.joints_3d or weights.vertices_3d):
             raise ValueError("supervision: '2d' reads no 3D label, so joints_3d and vertices_3d must have weight 0")
+        _check_outputs(network, weights)
         self.network = network
         self.layer = layer
         self.weights = weights
+        self.options = LossOptions() if options is None else options
         self.center: CenterDefinition = center
         self.supervision = supervision
-        self.render_px = render_px
-        self.render_images = render_images
 
     def forward(self, batch: HandBatch) -> dict[str, Tensor]:
-        """Named terms, unweighted, and their weighted sum as "loss"; "num_hands" for logging."""
-        w = self.weights
+        """Named terms, unweighted, and their weighted sum as "loss". The names depend on the weights only, not on the batch."""
         height, width = batch.image.shape[-2:]
         stride = self.network.stride
+        labelled = (batch.visible > 0).any(-1)
         centers = hand_centers(batch.keypoints_px, batch.visible, self.center)
-        box = hand_boxes(batch.keypoints_px, batch.visible)
-        true_window = (box[:, 2:] - box[:, :2]).amax(-1).clamp(min=8.0) * WINDOW_OF_BOX
+        box = torch.where(labelled[:, None], hand_boxes(batch.keypoints_px, batch.visible), batch.box_px)
+        true_window = (box[:, 2:] - box[:, :2]).amax(-1).clamp(min=MIN_BOX_PX) * WINDOW_OF_BOX
         cells = center_cells(centers, stride, height // stride, width // stride)
         sites = HandSites(batch.image_index, cells, centers, batch.side, true_window * batch.window_jitter)
         maps, out = self.network(batch.image, sites, batch.K[batch.image_index])
+        with torch.autocast(batch.image.device.type, enabled=False):
+            terms: dict[str, Tensor] = {}
+            self._localization(terms, maps, batch, cells, box, labelled)
+            self._windows(terms, out, batch, centers, true_window)
+            self._assignment(terms, maps, batch, centers)
+            self._reconstruction(terms, out, batch)
+            self._rendered(terms, out, batch)
+            if self.supervision == "3d":
+                self._full_supervision(terms, out, batch)
+            loss = torch.stack([getattr(self.weights, name) * value for name, value in terms.items()]).sum() if terms else 0.0
+            return {"loss": loss + _no_gradient(maps, out), **terms}
 
-        terms: dict[str, Tensor] = {}
-        if w.center or w.hand_type or w.heatmap:
-            self._localization(terms, maps, batch, cells, box, stride)
-        if w.side:
-            terms["side"] = side_loss(out.side_logit, batch.side)
-        if w.window:
-            terms["window"] = window_loss(out.log_window, (true_window / BASE_WINDOW_PX).log())
-        if out.local is not None:
-            if w.keypoints:
-                terms["keypoints"] = window_keypoint_loss(out.local.keypoints_px, batch.keypoints_px, batch.visible, out.window_px)
-            if w.keypoint_maps:
-                terms["keypoint_maps"] = window_map_loss(
-                    out.local.log_probability, batch.keypoints_px, batch.visible, centers, out.window_px
-                )
-            if w.consistency:
-                terms["consistency"] = consistency_loss(out.local.keypoints_px, out.passes[-1].keypoints_px, out.window_px)
-        self._reconstruction(terms, out, batch)
-        if w.photometric and out.albedo is not None and batch.mask is not None:
-            terms["photometric"] = self._photometric(out, batch)
-        if self.supervision == "3d":
-            self._full_supervision(terms, out, batch)
-        loss = torch.stack([getattr(w, name) * value for name, value in terms.items()]).sum()
-        return {"loss": loss, **terms}
-
-    def _localization(self, terms: dict[str, Tensor], maps: DenseMaps, batch: HandBatch, cells: Tensor, box: Tensor, stride: int) -> None:
+    def _localization(
+        self, terms: dict[str, Tensor], maps: DenseMaps, batch: HandBatch, cells: Tensor, box: Tensor, labelled: Tensor
+    ) -> None:
+        """Eq. 2 and 3. The keypoint maps say nothing of hands whose keypoints nobody labelled."""
+        weights, stride, num = self.weights, self.network.stride, len(batch.side)
         b, _, h, w = maps.center.shape
         radius = gaussian_radius((box[:, 2:] - box[:, :2]) / stride)
-        if self.weights.center:
+        if weights.center:
             target = gaussian_targets(cells, radius, batch.image_index, torch.zeros_like(batch.side), b, 1, h, w)
-            terms["center"] = focal_heatmap_loss(maps.center.float(), target)
-        if self.weights.hand_type:
+            terms["center"] = focal_heatmap_loss(maps.center, target, num)
+        if weights.hand_type:
             target = gaussian_targets(cells, radius, batch.image_index, batch.side, b, 2, h, w)
-            terms["hand_type"] = focal_heatmap_loss(maps.hand_type.float(), target)
-        if self.weights.heatmap and maps.keypoints is not None:
-            shown = (batch.visible > 0).flatten()
-            points = center_cells(batch.keypoints_px.flatten(0, 1), stride, h, w)[shown]
-            image = batch.image_index.repeat_interleave(21)[shown]
-            joint = torch.arange(21, device=image.device).repeat(len(batch.side))[shown]
-            target = gaussian_targets(points, radius.repeat_interleave(21)[shown] * 0.5, image, joint, b, 21, h, w)
-            terms["heatmap"] = focal_heatmap_loss(maps.keypoints.float(), target)
+            terms["hand_type"] = focal_heatmap_loss(maps.hand_type, target, num)
+        if weights.heatmap and maps.keypoints is not None:
+            points = center_cells(batch.keypoints_px.flatten(0, 1), stride, h, w)
+            joint = torch.arange(NUM_KEYPOINTS, device=cells.device).repeat(num)
+            # a keypoint that is not visible goes to an image of its own, which is dropped
+            image = torch.where(batch.visible > 0, batch.image_index[:, None], b).flatten()
+            spread = radius.repeat_interleave(NUM_KEYPOINTS) * 0.5
+            target = gaussian_targets(points, spread, image, joint, b + 1, NUM_KEYPOINTS, h, w)[:b]
+            known = 1 - _covered(box / stride, batch.image_index, ~labelled, b, h, w)
+            terms["heatmap"] = focal_heatmap_loss(maps.keypoints, target, labelled.sum(), known)
+
+    def _windows(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch, centers: Tensor, true_window: Tensor) -> None:
+        """Side, window, and what is read from the keypoint maps inside it."""
+        weights, local = self.weights, out.local
+        if weights.side:
+            terms["side"] = side_loss(out.side_logit, batch.side)
+        if weights.window:
+            terms["window"] = window_loss(out.log_window, (true_window / BASE_WINDOW_PX).log())
+        if local is None:
+            return
+        target, visible = batch.keypoints_px, batch.visible
+        if weights.keypoints:
+            terms["keypoints"] = window_keypoint_loss(local.keypoints_px, target, visible, out.window_px)
+        if weights.keypoint_maps:
+            terms["keypoint_maps"] = window_map_loss(local.log_probability, target, visible, centers, out.window_px)
+        if weights.consistency:
+            terms["consistency"] = consistency_loss(local.keypoints_px, out.passes[-1].keypoints_px, out.window_px)
+
+    def _assignment(self, terms: dict[str, Tensor], maps: DenseMaps, batch: HandBatch, centers: Tensor) -> None:
+        """Tags at the labelled keypoints and at the centre, which stands for the hand when its keypoints are read."""
+        weights = self.weights
+        if maps.tags is None or not (weights.pull or weights.push):
+            return
+        points = torch.cat([batch.keypoints_px, centers[:, None]], 1)
+        visible = torch.cat([batch.visible, torch.ones_like(batch.visible[:, :1])], 1)
+        tags = sample_map(maps.tags, batch.image_index, points, self.network.stride)
+        if weights.pull:
+            terms["pull"] = pull_loss(tags, visible)
+        if weights.push:
+            terms["push"] = push_loss(tags, visible, batch.image_index)
 
     def _reconstruction(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch) -> None:
-        w = self.weights
-        passes = out.passes
-        # every pass is supervised; earlier ones count half
-        share = [0.5] * (len(passes) - 1) + [1.0]
+        """Eq. 8 and 10 on every refinement pass; earlier ones count half."""
+        share = [0.5] * (len(out.passes) - 1) + [1.0]
         target, visible = batch.keypoints_px, batch.visible
+        form, limits, axes = self.options.reprojection_form, self.options.limits, self.layer.joint_axes
+        every: dict[str, Callable[[HandParameters], Tensor]] = {
+            "reprojection": lambda hands: reprojection_loss(hands.keypoints_px, target, visible, form),
+            "bones": lambda hands: bone_loss(hands.keypoints_px, target, visible),
+            "pose_limits": lambda hands: pose_limit_loss(hands.pose, batch.side, axes, limits),
+            "shape_prior": lambda hands: shape_prior_loss(hands.betas),
+        }
+        for name, term in every.items():
+            if getattr(self.weights, name):
+                terms[name] = torch.stack([s * term(hands) for s, hands in zip(share, out.passes, strict=True)]).sum()
 
-        def over_passes(term: object) -> Tensor:
-            return torch.stack([s * term(p) for s, p in zip(share, passes, strict=True)]).sum()  # type: ignore[operator]
-
-        if w.reprojection:
-            terms["reprojection"] = over_passes(lambda p: reprojection_loss(p.keypoints_px, target, visible))
-        if w.bones:
-            terms["bones"] = over_passes(lambda p: bone_loss(p.keypoints_px, target, visible))
-        if w.pose_limits:
-            terms["pose_limits"] = over_passes(lambda p: pose_limit_loss(p.pose, batch.side))
-        if w.shape_prior:
-            terms["shape_prior"] = over_passes(lambda p: shape_prior_loss(p.betas))
-
-    def _photometric(self, out: HandOutputs, batch: HandBatch) -> Tensor:
-        """Eq. 9 on the first images of the batch, at the rendering size."""
-        assert out.albedo is not None
-        assert out.light is not None
-        assert batch.mask is not None
-        num = min(self.render_images, batch.image.shape[0])
-        chosen = (batch.image_index < num).nonzero()[:, 0]
-        hands = out.passes[-1]
-        vertices = hands.vertices_m[chosen]
-        faces = self.layer.both_faces[batch.side[chosen]]
-        colors = shade(out.albedo[chosen], vertex_normals(vertices, faces), out.light[chosen])
-        scale = self.render_px / batch.image.shape[-1]
-        height = round(batch.image.shape[-2] * scale)
-        zoom = torch.tensor([scale, scale, 1.0], device=vertices.device)
-        K = batch.K[batch.image_index[chosen]] * zoom[:, None]
-        rendering = render_hands(vertices, faces, colors, K, batch.image_index[chosen], num, height, self.render_px)
-        image = F.interpolate(batch.image[:num], size=(height, self.render_px), mode="area").permute(0, 2, 3, 1)
-        skin = ((batch.mask[:num] > 0) & (batch.mask[:num] < 255)).float()
-        skin = (F.interpolate(skin[:, None], size=(height, self.render_px), mode="area")[:, 0] > 0.75).float()
-        return photometric_loss(rendering.image, image, skin * rendering.silhouette.detach())
+    def _rendered(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch) -> None:
+        """Eq. 9 and the silhouette on the first images of the batch, at the rendering size."""
+        weights = self.weights
+        if not (weights.photometric or weights.silhouette):
+            return
+        if batch.mask is None:  # nothing to compare with in the whole batch
+            terms.update({name: batch.image.new_zeros(()) for name in ("photometric", "silhouette") if getattr(weights, name)})
+            return
+        view = view_of(batch, self.options.render_px, self.options.render_images)
+        vertices = out.passes[-1].vertices_m[: view.num_hands]
+        faces = self.layer.both_faces[batch.side[: view.num_hands]]
+        if weights.photometric and out.albedo is not None and out.light is not None:
+            terms["photometric"] = photometric_term(view, vertices, faces, out.albedo[: view.num_hands], out.light[: view.num_hands])
+        if weights.silhouette:
+            terms["silhouette"] = silhouette_term(view, vertices, faces)
 
     def _full_supervision(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch) -> None:
-        if batch.keypoints_m is None or batch.vertices_m is None:
-            raise ValueError("supervision: '3d' expects batches with keypoints_m and vertices_m, got none")
+        """The 3D terms over the hands that have such labels: 0 where none in the batch has."""
         hands = out.passes[-1]
+        joints = torch.zeros_like(hands.keypoints_m) if batch.keypoints_m is None else batch.keypoints_m
+        available = batch.has_keypoints_m.float()
         if self.weights.joints_3d:
-            terms["joints_3d"] = joints_3d_loss(hands.keypoints_m, batch.keypoints_m)
+            terms["joints_3d"] = joints_3d_loss(hands.keypoints_m, joints, available)
         if self.weights.vertices_3d:
-            terms["vertices_3d"] = root_aligned_loss(
-                hands.vertices_m, hands.keypoints_m[:, ROOT], batch.vertices_m, batch.keypoints_m[:, ROOT]
-            )
+            vertices = torch.zeros_like(hands.vertices_m) if batch.vertices_m is None else batch.vertices_m
+            available = available * batch.has_vertices_m  # they are measured from the labelled root
+            terms["vertices_3d"] = root_aligned_loss(hands.vertices_m, hands.keypoints_m[:, ROOT], vertices, joints[:, ROOT], available)
+
+
+def _check_outputs(network: HandNet, weights: LossWeights) -> None:
+    config = network.config
+    with_maps = config.keypoint_branch != "none"
+    needs = {
+        **dict.fromkeys(("heatmap", "keypoints", "keypoint_maps", "consistency"), ("keypoint_branch", with_maps)),
+        **dict.fromkeys(("pull", "push"), ("tag_channels", config.tag_channels > 0)),
+        "photometric": ("texture", config.texture),
+    }
+    for name, (option, there) in needs.items():
+        if getattr(weights, name) and not there:
+            got = getattr(config, option)
+            raise ValueError(f"loss {name}: expected weight 0 for a network with {option} {got!r}, got {getattr(weights, name)}")
+
+
+def _covered(box_cells: Tensor, image_index: Tensor, chosen: Tensor, num_images: int, height: int, width: int) -> Tensor:
+    """(B, 1, h, w): 1 in the cells that the boxes (M, 4) of the chosen hands touch, else 0."""
+    low, high = box_cells[:, :2].floor(), box_cells[:, 2:].ceil()
+
+    def along(axis: int, size: int) -> Tensor:
+        steps = torch.arange(size, device=box_cells.device)
+        return (steps >= low[:, axis, None]) & (steps < high[:, axis, None])
+
+    touched = along(1, height)[:, :, None] & along(0, width)[:, None, :] & chosen[:, None, None]
+    covered = box_cells.new_zeros(num_images, height * width)
+    index = image_index[:, None].expand(-1, height * width)
+    covered = covered.scatter_reduce(0, index, touched.flatten(1).to(covered.dtype), "amax", include_self=True)
+    return covered.view(num_images, 1, height, width)
+
+
+def _no_gradient(maps: DenseMaps, out: HandOutputs) -> Tensor:
+    """0, tied to every output: a term that is switched off leaves parameters with a zero gradient, not without one.
+
+    A distributed wrapper waits for the gradient of each of its parameters.
+    """
+    outputs = [maps.center, maps.hand_type, maps.keypoints, maps.tags, out.log_window, out.side_logit, out.albedo, out.light]
+    outputs += [hands.keypoints_px for hands in out.passes]
+    return torch.stack([output[:0].float().sum() for output in outputs if output is not None]).sum()

@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.config import AugmentConfig
-from pipelines.datasets.sample import HandSample
+from pipelines.datasets.sample import MASK_IGNORE, HandSample
 
 Array = NDArray[np.float64]
-_BORDER = cv2.BORDER_REFLECT_101
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,16 +72,17 @@ def warp_vectors(points_m: NDArray[np.floating], view: View) -> NDArray[np.float
 
 def warp_image(image: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
     """Bilinear warp into a square; the border repeats by reflection."""
-    return _warp(image, affine, size_px, cv2.INTER_LINEAR)
+    return _warp(image, affine, size_px, cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
 
 
 def warp_mask(mask: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
-    """Nearest warp of instance ids; the border reflects as the image does."""
-    return _warp(mask, affine, size_px, cv2.INTER_NEAREST)
+    """Nearest warp of instance ids; beyond the border, where the image shows reflections, nothing is labelled."""
+    return _warp(mask, affine, size_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
 
 
-def _warp(pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int) -> NDArray[np.uint8]:
-    out = cv2.warpAffine(pixels, _integer_centers(affine), (size_px, size_px), flags=interpolation, borderMode=_BORDER)
+def _warp(pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int, border: int) -> NDArray[np.uint8]:
+    size = (size_px, size_px)
+    out = cv2.warpAffine(pixels, _integer_centers(affine), size, flags=interpolation, borderMode=border, borderValue=MASK_IGNORE)
     return np.asarray(out, np.uint8)
 
 

@@ -15,7 +15,7 @@ from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition, hand_centers
 from pipelines.augment import View, fixed_view, jitter_color, random_view, warp_image, warp_mask, warp_vectors
 from pipelines.config import StageConfig
-from pipelines.datasets.sample import HandLabel, HandSample, transform_points
+from pipelines.datasets.sample import MASK_IGNORE, HandLabel, HandSample, transform_box, transform_points
 from pipelines.shards import ShardReader
 
 DATA_ROOT = Path("data")
@@ -64,6 +64,7 @@ class Example:
         self.side: list[int] = []
         self.keypoints_px: list[NDArray[np.float32]] = []
         self.visible: list[NDArray[np.float32]] = []
+        self.box_px: list[NDArray[np.float32]] = []
         self.jitter: list[float] = []
         self.keypoints_m: list[NDArray[np.float32] | None] = []
         self.vertices_m: list[NDArray[np.float32] | None] = []
@@ -84,13 +85,15 @@ def label_center(hand: HandLabel, definition: CenterDefinition = "keypoints") ->
 
 
 def make_example(sample: HandSample, view: View, input_px: int, *, color: float = 0.0, rng: np.random.Generator | None = None) -> Example:
-    """Image and labels under a view. A hand whose centre leaves the input is no longer a positive and is dropped."""
+    """Image and labels under a view. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored."""
     image = warp_image(sample.image, view.affine, input_px)
     if rng is not None:
         image = jitter_color(image, color, rng)
     mask = None if sample.mask is None else warp_mask(sample.mask, view.affine, input_px)
     example = Example(sample.key, image, mask, view.K)
-    for hand in sample.hands:
+    mask_value = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the sample -> in the example
+    mask_value[0] = 0
+    for i, hand in enumerate(sample.hands):
         keypoints = transform_points(view.affine, hand.keypoints_px)
         inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
         visible = (hand.visible & inside).astype(np.float32)
@@ -98,39 +101,65 @@ def make_example(sample: HandSample, view: View, input_px: int, *, color: float 
         if ((center < 0) | (center >= input_px)).any():
             continue
         example.side.append(1 - hand.side if view.flip else hand.side)
+        mask_value[i + 1] = len(example.side)
         example.keypoints_px.append(keypoints)
         example.visible.append(visible)
+        example.box_px.append(transform_box(view.affine, hand.box_px).clip(0, input_px))
         example.jitter.append(float(WINDOW_JITTER ** rng.uniform(-1, 1)) if rng is not None else 1.0)
         example.keypoints_m.append(None if hand.keypoints_m is None else warp_vectors(hand.keypoints_m, view))
         example.vertices_m.append(None if hand.vertices_m is None else warp_vectors(hand.vertices_m, view))
+    if mask is not None and len(example.side) < len(sample.hands):
+        example.mask = mask_value[mask]
     return example
 
 
 def collate(examples: list[Example]) -> HandBatch:
-    """Examples to one batch with flat hands. Masks and 3D labels are passed on when every example has them."""
-    counts = [len(e.side) for e in examples]
-    hands = sum(counts)
+    """Examples to one batch with flat hands; what some images or hands have no label of is marked as not available, and is zero.
+
+    Images with a mask come first: the terms that draw hands look at the first few images only.
+    """
+    examples = sorted(examples, key=lambda e: e.mask is None)
+    counts = tuple(len(e.side) for e in examples)
 
     def flat(name: str, shape: tuple[int, ...]) -> torch.Tensor:
         rows = [row for e in examples for row in getattr(e, name)]
-        return torch.from_numpy(np.stack(rows).astype(np.float32)) if rows else torch.zeros(shape)
+        return torch.from_numpy(np.stack(rows).astype(np.float32)) if rows else torch.zeros(0, *shape)
 
-    full = hands > 0 and all(k is not None for e in examples for k in e.keypoints_m + e.vertices_m)
+    def flat_3d(name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor | None, torch.Tensor]:
+        rows = [row for e in examples for row in getattr(e, name)]
+        there = torch.tensor([row is not None for row in rows], dtype=torch.bool)
+        if not there.any():
+            return None, there
+        return torch.from_numpy(np.stack([np.zeros(shape, np.float32) if row is None else row for row in rows])), there
+
     image = torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2).float() / 255
-    masks = [e.mask for e in examples if e.mask is not None]
+    masks = [e.mask for e in examples]
+    keypoints_m, has_keypoints_m = flat_3d("keypoints_m", (21, 3))
+    vertices_m, has_vertices_m = flat_3d("vertices_m", (778, 3))
     return HandBatch(
         image=image.contiguous(memory_format=torch.channels_last),
         K=torch.from_numpy(np.stack([e.K for e in examples]).astype(np.float32)),
-        mask=torch.from_numpy(np.stack(masks)) if len(masks) == len(examples) else None,
+        mask=_stack_masks(masks, image.shape[-2:]),
+        has_mask=torch.tensor([mask is not None for mask in masks], dtype=torch.bool),
+        counts=counts,
         image_index=torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)),
         side=torch.tensor([s for e in examples for s in e.side], dtype=torch.long),
-        keypoints_px=flat("keypoints_px", (0, 21, 2)),
-        visible=flat("visible", (0, 21)),
+        keypoints_px=flat("keypoints_px", (21, 2)),
+        visible=flat("visible", (21,)),
+        box_px=flat("box_px", (4,)),
         window_jitter=torch.tensor([j for e in examples for j in e.jitter], dtype=torch.float32),
-        keypoints_m=flat("keypoints_m", (0, 21, 3)) if full else None,
-        vertices_m=flat("vertices_m", (0, 778, 3)) if full else None,
+        keypoints_m=keypoints_m,
+        has_keypoints_m=has_keypoints_m,
+        vertices_m=vertices_m,
+        has_vertices_m=has_vertices_m,
         keys=tuple(e.key for e in examples),
     )
+
+
+def _stack_masks(masks: list[NDArray[np.uint8] | None], size: tuple[int, ...]) -> torch.Tensor | None:
+    if all(mask is None for mask in masks):
+        return None
+    return torch.from_numpy(np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks]))
 
 
 class FromStep(torch.utils.data.Sampler[int]):

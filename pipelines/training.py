@@ -8,7 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,11 +20,12 @@ from safetensors.torch import load_file, save_file
 import handnet
 from handnet.batch import HandBatch
 from handnet.hand.layer import HandLayer
+from handnet.losses.weights import LossOptions, LossWeights
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
-from handnet.task import HandTask, LossWeights
+from handnet.task import HandTask
 from pipelines.checkpoint import CheckpointFolder, fingerprint, weights_digest
-from pipelines.config import LossConfig, StageConfig, TrainConfig
+from pipelines.config import StageConfig, TrainConfig
 from pipelines.loading import DATA_ROOT, TrainingBatches, training_loader
 from pipelines.progress import Progress
 from pipelines.shards import ShardReader
@@ -50,6 +51,8 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
     batches = TrainingBatches(
         section, config.seed, whole_image=stage == "multi", rank=fabric.global_rank, world_size=fabric.world_size
     )
+    if section.supervision == "3d":
+        require_3d_labels(batches.reader, section)
     trainer = Trainer(fabric, task, section, CheckpointFolder(stage, run))
     trainer.resume()
     with Live(str(LOGS / stage), dvcyaml=False, save_dvc_exp=False, report=None, resume=False) as live:
@@ -77,18 +80,24 @@ def build_task(config: TrainConfig, section: StageConfig, start_from: Path | Non
             raise ValueError(f"{weights}: not found; train the crop stage first") from None
         except RuntimeError as error:
             raise ValueError(f"{weights}: does not fit train.model: {' '.join(str(error).split())[:400]}") from None
-    loss: LossConfig = section.loss
-    weights_only = loss.model_dump(exclude={"render_px", "render_images"})
-    task = HandTask(
-        network,
-        layer,
-        LossWeights(**weights_only),
-        center=section.center,
-        supervision=section.supervision,
-        render_px=loss.render_px,
-        render_images=loss.render_images,
-    )
+    how = {field.name for field in fields(LossOptions)}
+    loss_weights = LossWeights(**section.loss.model_dump(exclude=how))
+    options = LossOptions(**section.loss.model_dump(include=how))
+    task = HandTask(network, layer, loss_weights, options, center=section.center, supervision=section.supervision)
     return task.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def require_3d_labels(reader: ShardReader, section: StageConfig) -> None:
+    """Refuse data in which no hand has the labels that a 3D term of the stage reads; single hands may lack them."""
+    for term, labels in (("joints_3d", ["keypoints_m"]), ("vertices_3d", ["keypoints_m", "vertices_m"])):
+        if getattr(section.loss, term) == 0:
+            continue
+        samples = (reader.read(i, labels_3d=True, image=False, vertices="vertices_m" in labels) for i in range(len(reader)))
+        if not any(all(getattr(hand, label) is not None for label in labels) for sample in samples for hand in sample.hands):
+            raise ValueError(
+                f"{reader.folder}: supervision '3d' with loss {term} expects hands with {' and '.join(labels)}, "
+                f"got none in {len(reader)} samples"
+            )
 
 
 def run_fingerprint(stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask) -> str:

@@ -1,4 +1,4 @@
-"""The network and the training task: shapes, sides, any number of hands, weak supervision, learning, and the paper's presets."""
+"""The network in training and prediction: sides, pretrained weights, learning, the paper's presets, any number of hands."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,105 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fake_batches import SMALL, batch_of
 from fake_hands import make_crops, make_scenes
 
-from handnet.batch import HandBatch
 from handnet.hand.layer import HandLayer
-from handnet.network.handnet import HandNet, HandNetConfig, HandSites
+from handnet.losses.weights import LossWeights
+from handnet.network.handnet import HandNet, HandSites
 from handnet.predict import ModelDescription, Predictor
-from handnet.task import HandTask, LossWeights
-from pipelines.augment import fixed_view
+from handnet.task import HandTask
 from pipelines.config import load_params
-from pipelines.loading import collate, make_example, view_center
 from pipelines.training import build_task
-
-SMALL = HandNetConfig(
-    backbone="mobilenetv3_small_050",
-    feature_channels=32,
-    output_stride=4,
-    keypoint_branch="window",
-    hidden_channels=64,
-    refinements=2,
-    rotation="6d",
-    side_head=True,
-)
-ALL_2D = LossWeights(heatmap=1.0, keypoints=1.0, keypoint_maps=1.0, photometric=1.0, consistency=1.0)
-
-
-def batch_of(samples, input_px, *, whole_image, with_mask=True) -> HandBatch:
-    examples = []
-    for sample in samples:
-        if with_mask:
-            mask = np.zeros(sample.image.shape[:2], np.uint8)
-            for i, hand in enumerate(sample.hands):
-                x0, y0, x1, y1 = hand.box_px.astype(int).clip(0)
-                mask[y0:y1, x0:x1] = i + 1
-            sample = replace(sample, mask=mask)
-        examples.append(make_example(sample, fixed_view(sample, input_px, view_center(sample, "keypoints", whole_image)), input_px))
-    return collate(examples)
 
 
 @pytest.fixture(scope="module")
 def layer():
     return HandLayer()
-
-
-def small_task(layer, weights=ALL_2D, **changes) -> HandTask:
-    torch.manual_seed(0)
-    return HandTask(HandNet(SMALL, layer), layer, weights, render_px=32, render_images=2, **changes)
-
-
-def test_every_term_is_finite_for_scenes_with_and_without_hands(layer):
-    task = small_task(layer)
-    batch = batch_of(make_scenes(4, seed=0), 192, whole_image=True)
-    assert (batch.image_index == 0).sum() == 0  # the first scene is empty
-    terms = task(batch)
-    assert {"center", "hand_type", "window", "heatmap", "keypoints", "keypoint_maps", "reprojection", "bones", "photometric"} <= set(terms)
-    assert all(torch.isfinite(v) for v in terms.values())
-    terms["loss"].backward()
-    missing = [name for name, p in task.network.named_parameters() if p.grad is None]
-    assert missing == []  # a distributed wrapper would stall on a parameter without gradient
-
-
-def test_a_batch_without_any_hand_trains(layer):
-    task = small_task(layer)
-    terms = task(batch_of(make_scenes(1, seed=0), 192, whole_image=True))
-    terms["loss"].backward()
-    assert torch.isfinite(terms["loss"])
-    assert all(torch.isfinite(p.grad).all() for p in task.parameters() if p.grad is not None)
-
-
-def test_a_missing_mask_switches_the_photometric_term_off(layer):
-    batch = batch_of(make_crops(2, seed=0), 96, whole_image=False, with_mask=False)
-    assert "photometric" not in small_task(layer)(batch)
-
-
-def test_weak_supervision_reads_no_3d_label(layer):
-    """Every 3D label changed to nonsense: no loss term moves."""
-    task = small_task(layer).eval()
-    samples = make_crops(3, seed=2)
-    scrambled = []
-    for sample in samples:
-        hand = sample.hands[0]
-        changed = replace(hand, keypoints_m=hand.keypoints_m[::-1] * 7, vertices_m=hand.vertices_m * -3, mano=np.full(61, 9.0))
-        scrambled.append(replace(sample, hands=(changed,)))
-    with torch.no_grad():
-        first = task(batch_of(samples, 96, whole_image=False))
-        second = task(batch_of(scrambled, 96, whole_image=False))
-    assert {name: value.item() for name, value in first.items()} == {name: value.item() for name, value in second.items()}
-    full = small_task(layer, LossWeights(joints_3d=1.0, vertices_3d=1.0), supervision="3d").eval()
-    with torch.no_grad():
-        a, b = (full(batch_of(s, 96, whole_image=False)) for s in (samples, scrambled))
-    assert a["joints_3d"] != b["joints_3d"]  # the check above can fail
-    with pytest.raises(ValueError, match="'2d' reads no 3D label"):
-        small_task(layer, LossWeights(joints_3d=1.0))
-
-
-def test_full_supervision_without_labels_is_refused(layer):
-    task = small_task(layer, LossWeights(joints_3d=1.0), supervision="3d")
-    batch = replace(batch_of(make_crops(2, seed=0), 96, whole_image=False), keypoints_m=None, vertices_m=None)
-    with pytest.raises(ValueError, match="expects batches with keypoints_m and vertices_m"):
-        task(batch)
 
 
 def test_a_left_hand_is_the_mirror_of_a_right_one(layer):

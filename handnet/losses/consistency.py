@@ -5,9 +5,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from handnet.losses.localization import smooth_norm
+from handnet.losses.reduction import full_precision, smooth_norm
 
 
+@full_precision
 def consistency_loss(
     local_px: Float[Tensor, "M 21 2"], projected_px: Float[Tensor, "M 21 2"], window_px: Float[Tensor, " M"]
 ) -> Float[Tensor, ""]:

@@ -1,4 +1,4 @@
-"""Localisation losses of section III-B: penalty-reduced focal losses on heatmaps (Eq. 2, 3) and the hand's window."""
+"""Localisation losses of section III-B: penalty-reduced focal losses on heatmaps (Eq. 2, 3), the hand's side and its window."""
 
 from __future__ import annotations
 
@@ -7,37 +7,49 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from handnet.losses.reduction import full_precision, smooth_norm, weighted_mean
 
+
+@full_precision
 def focal_heatmap_loss(
-    logits: Float[Tensor, "B C h w"], target: Float[Tensor, "B C h w"], alpha: float = 2.0, beta: float = 4.0
+    logits: Float[Tensor, "B C h w"],
+    target: Float[Tensor, "B C h w"],
+    num_hands: int | Tensor,
+    weight: Float[Tensor, "B 1 h w"] | None = None,
+    gamma: float = 2.0,
+    beta: float = 4.0,
 ) -> Float[Tensor, ""]:
-    """Focal loss of a Gaussian heatmap, summed over cells and divided by the number of positives (cells with target 1), at least 1.
+    """Focal loss of a Gaussian heatmap, summed over cells and divided by the number of hands k, at least 1 (Eq. 3).
 
     Eq. 3 as printed has no negative term; this is the penalty-reduced form of its reference [23]: a cell with target t < 1 counts as
-    negative with weight (1 - t)^beta. logits are before the sigmoid; alpha is the paper's gamma.
+    negative with weight (1 - t)^beta. logits are before the sigmoid; weight: 0 for cells about which nothing is known.
     """
     if logits.shape != target.shape:
         raise ValueError(f"focal_heatmap_loss: expected target of shape {tuple(logits.shape)}, got {tuple(target.shape)}")
     log_p, log_q = F.logsigmoid(logits), F.logsigmoid(-logits)
     p = logits.sigmoid()
-    positive = target >= 1
-    loss_positive = -((1 - p) ** alpha) * log_p
-    loss_negative = -((1 - target) ** beta) * p**alpha * log_q
-    num_positive = positive.sum().clamp(min=1)
-    return torch.where(positive, loss_positive, loss_negative).sum() / num_positive
+    loss_positive = -((1 - p) ** gamma) * log_p
+    loss_negative = -((1 - target) ** beta) * p**gamma * log_q
+    loss = torch.where(target >= 1, loss_positive, loss_negative)
+    if weight is not None:
+        loss = loss * weight
+    return loss.sum() / torch.as_tensor(num_hands, device=logits.device).clamp(min=1)
 
 
+@full_precision
 def side_loss(logit: Float[Tensor, " M"], side: Int[Tensor, " M"], gamma: float = 2.0) -> Float[Tensor, ""]:
     """Focal loss of each hand's log odds of being a right one (0 left, 1 right); 0 for no hands."""
     wrong = F.binary_cross_entropy_with_logits(logit, side.to(logit.dtype), reduction="none")
     return ((1 - torch.exp(-wrong)) ** gamma * wrong).sum() / max(len(logit), 1)
 
 
+@full_precision
 def window_loss(log_window: Float[Tensor, " M"], target_log_window: Float[Tensor, " M"]) -> Float[Tensor, ""]:
     """L1 error of the log half side of the hands' windows; 0 for no hands."""
     return (log_window - target_log_window).abs().sum() / max(len(log_window), 1)
 
 
+@full_precision
 def window_keypoint_loss(
     keypoints_px: Float[Tensor, "M 21 2"],
     target_px: Float[Tensor, "M 21 2"],
@@ -46,9 +58,10 @@ def window_keypoint_loss(
 ) -> Float[Tensor, ""]:
     """Mean distance between the heatmaps' expected keypoints and the labels, in half sides of the hand's window."""
     distance = smooth_norm((keypoints_px - target_px) / window_px[:, None, None])
-    return (distance * visible).sum() / visible.sum().clamp(min=1)
+    return weighted_mean(distance, visible)
 
 
+@full_precision
 def window_map_loss(
     log_probability: Float[Tensor, "M 21 S2"],
     target_px: Float[Tensor, "M 21 2"],
@@ -69,10 +82,4 @@ def window_map_loss(
     gaussian = torch.exp(-((steps - cell[..., None]) ** 2) / (2 * sigma_cells**2))  # (M, 21, 2, S): along x, along y
     gaussian = gaussian / gaussian.sum(-1, keepdim=True).clamp(min=1e-9)
     target = (gaussian[:, :, 1, :, None] * gaussian[:, :, 0, None, :]).flatten(2)
-    weight = visible * inside
-    return -((target * log_probability).sum(-1) * weight).sum() / weight.sum().clamp(min=1)
-
-
-def smooth_norm(vector: Float[Tensor, "*batch D"], eps: float = 1e-6) -> Float[Tensor, "*batch"]:
-    """L2 norm over the last axis with a finite gradient at zero."""
-    return (vector.square().sum(-1) + eps * eps).sqrt() - eps
+    return weighted_mean(-(target * log_probability).sum(-1), visible * inside)
