@@ -49,18 +49,21 @@ def test_a_batch_without_any_hand_has_the_right_shapes():
 
 
 def test_pixels_of_a_hand_that_left_the_input_are_neither_hand_nor_background():
-    """Three hands side by side, some 60 px apart; the view moves everything 40 px to the left, the first hand's centre out of the input."""
-    scene = with_boxes_as_mask(make_scenes(4, seed=0)[3])
-    boxes = np.array([hand.box_px for hand in scene.hands])
-    assert scene.hands[0].keypoints_px[:, 0].mean() < 40 < boxes[0, 2] - 5  # some of the first hand stays in view
-    batch = collate(examples([scene], center=(96.0 + 40, 96.0)))
+    """Three hands side by side; the view moves everything 52 px to the left, the first hand's keypoints out of the input."""
+    scene = make_scenes(4, seed=0)[3]
+    boxes = np.array([hand.box_px for hand in scene.hands]) + [-10, -10, 10, 10]  # a hand's pixels reach beyond its keypoints
+    assert boxes[0, 2] - 10 < 52 < boxes[0, 2] - 5
+    mask = np.zeros((192, 192), np.uint8)
+    for i, (x0, y0, x1, y1) in enumerate(boxes.astype(int)):
+        mask[y0:y1, x0:x1] = i + 1
+    batch = collate(examples([replace(scene, mask=mask)], center=(96.0 + 52, 96.0)))
     assert batch.counts == (2,)
     middles = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)
-    assert [batch.mask[0, y, x - 40].item() for x, y in middles[1:]] == [1, 2]
-    assert batch.mask[0, middles[0, 1], int(boxes[0, 2]) - 40 - 2].item() == MASK_IGNORE
+    assert [batch.mask[0, y, x - 52].item() for x, y in middles[1:]] == [1, 2]
+    assert batch.mask[0, middles[0, 1], 2].item() == MASK_IGNORE
     assert batch.mask[0, 5, 5].item() == 0
-    assert (batch.mask[0, :, -39:] == MASK_IGNORE).all()  # beyond the image nothing is labelled
-    np.testing.assert_allclose(batch.box_px[1].numpy(), (boxes[2] - [40, 0, 40, 0]).clip(0, 192), atol=1e-3)
+    assert (batch.mask[0, :, -51:] == MASK_IGNORE).all()  # beyond the image nothing is labelled
+    np.testing.assert_allclose(batch.box_px[1].numpy(), (scene.hands[2].box_px - [52, 0, 52, 0]).clip(0, 192), atol=1e-3)
 
 
 def test_weak_supervision_delivers_no_3d_label(tmp_path, monkeypatch):
