@@ -49,7 +49,7 @@ lint: setup  ## ruff and mypy
 	python -m mypy handnet pipelines
 
 test: lint  ## lint, then the whole test suite
-	python -m pytest
+	python -m pytest -n logical --maxprocesses 4 --dist loadfile
 
 demo: setup  ## the whole chain on the embedded default: data, training, evaluation, submission, report
 	@python -m pipelines.preset --check

@@ -8,6 +8,8 @@ from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.update(DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
+# Several test processes share the cores: a second thread of each would mostly wait, and spin while it does.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Modules whose shapes are checked at every call; the others check their arguments themselves, with a ValueError, or are compiled by numba.
 # This must come before anything imports handnet.
