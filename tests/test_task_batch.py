@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from fake_batches import batch_of, with_boxes_as_mask
+from fake_batches import batch_of
 from fake_hands import make_crops, make_scenes, write_shards
 
 import pipelines.loading as loading
