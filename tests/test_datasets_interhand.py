@@ -12,14 +12,14 @@ import pytest
 from fake_samples import project
 from official_layouts import zipped
 from official_layouts_interhand import CAPTURE, FRAMES, SEQUENCES, SIZES, interhand_view, json_file, write_interhand
-from official_layouts_scene import assert_dots_at
+from official_layouts_scene import assert_dots_at, assert_on_skin_of
 
 from handnet.hand.files import FREE_HAND_FILE, load_hand
 from handnet.skeleton import SIDES
 from pipelines.config_datasets import InterhandConfig
 from pipelines.datasets import interhand_annotations
 from pipelines.datasets.interhand import Interhand
-from pipelines.datasets.sample import DataError
+from pipelines.datasets.sample import MASK_IGNORE, DataError
 
 NUM_IMAGES = len(SEQUENCES) * len(FRAMES)
 
@@ -55,6 +55,19 @@ def by_image(dataset: Interhand) -> dict[int, int]:
     return {int(dataset.where(index)[0]): index for index in range(len(dataset))}
 
 
+def assert_masked(sample) -> None:
+    """Keypoints lie in their own hand's mask, boxes go around it, and nothing else is in it."""
+    assert sample.mask_source == "skeleton"
+    for number, hand in enumerate(sample.hands, 1):
+        x, y = np.floor(hand.keypoints_px).astype(int).T
+        assert (sample.mask[y, x] == number).all()
+        rows, columns = np.nonzero(sample.mask == number)
+        assert (hand.box_px[:2] <= (columns.min(), rows.min())).all()
+        assert (hand.box_px[2:] > (columns.max(), rows.max())).all()
+        assert_on_skin_of(sample.image, sample.mask == number, SIDES[hand.side])
+    assert sample.mask.max() == len(sample.hands)
+
+
 def edit(folder: Path, kind: str, change) -> None:
     content = json.loads(json_file(folder, kind).read_text())
     change(content)
@@ -79,6 +92,7 @@ def test_hands_come_out_as_they_were_painted(shared, split):
             np.testing.assert_allclose(project(hand.K, hand.keypoints_m), hand.keypoints_px, atol=1e-3)
             assert_dots_at(sample.image, hand.keypoints_px, hand.visible)
             assert hand.visible.all()
+        assert_masked(sample)
         if len(sample.hands) == 2:  # the published box holds both
             box = dataset.bounding_box(places[first + number])
             points = np.concatenate([hand.keypoints_px for hand in sample.hands])
@@ -101,6 +115,7 @@ def test_invalid_joints_are_not_visible_and_absent_hands_are_no_hands(own):
         by_frame[str(FRAMES[1])]["joint_valid"][:21] = [[0]] * 21
         # marked valid, but with the place holder only
         by_frame[str(FRAMES[2])]["joint_valid"][:21] = [[1]] * 21
+        by_frame[str(FRAMES[3])]["joint_valid"][21:] = [[0]] * 21
 
     edit(own, "joint_3d", lose)
 
@@ -118,11 +133,16 @@ def test_invalid_joints_are_not_visible_and_absent_hands_are_no_hands(own):
     assert right.visible.tolist() == [k != 7 for k in range(21)]
     assert right.keypoints_m is None  # 21 of them, or none
     assert left.keypoints_m is not None
+    assert set(np.unique(both.mask)) == {0, 1, 2}
     assert_dots_at(both.image, right.keypoints_px, right.visible)
     assert [hand.side for hand in dataset.sample(places[2]).hands] == [0]
-    occluded = dataset.sample(places[3])
-    assert occluded.hands[0].visible.tolist() == [k != 0 for k in range(21)]
-    assert occluded.hands[0].keypoints_m is not None
+    occluded = dataset.sample(places[3])  # shows both hands; nobody knows where the left one is
+    (hand,) = occluded.hands
+    assert hand.visible.tolist() == [k != 0 for k in range(21)]
+    assert hand.keypoints_m is not None
+    x0, y0, x1, y1 = dataset.bounding_box(places[3]).astype(int)
+    assert set(np.unique(occluded.mask[y0:y1, x0:x1])) == {1, MASK_IGNORE}
+    assert (occluded.mask == 0).sum() == occluded.mask.size - (x1 - x0) * (y1 - y0)
 
 
 def test_frame_rate_and_random_subset(own):
@@ -204,6 +224,12 @@ def test_fits_pose_the_hands_in_the_camera_frame(tmp_path):
         )
         np.testing.assert_allclose(again.vertices[0].numpy(), vertices, atol=1e-5)
         assert hand.hand_model == "mano"
+        pixels = np.floor(project(hand.K, hand.vertices_m)).astype(int)
+        height, width = sample.mask.shape
+        inside = ((pixels >= 0) & (pixels < (width, height))).all(1)
+        assert (sample.mask[pixels[inside, 1], pixels[inside, 0]] > 0).mean() > 0.95
+    assert sample.mask_source == "mano"
+    assert dataset.sample(places[1]).mask_source == "skeleton"
     assert dataset.sample(places[1]).hands[0].mano is None
     fits[str(FRAMES[0])]["left"]["trans"][1] = None
     folder = write_interhand(tmp_path / "damaged", fits=fits)

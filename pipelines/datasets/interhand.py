@@ -6,12 +6,11 @@ Up to two hands an image, triangulated keypoints in the world's millimetres, MAN
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 
 from handnet.skeleton import INTERHAND_TO_STD, NUM_KEYPOINTS
@@ -19,6 +18,7 @@ from pipelines.config_datasets import InterhandConfig
 from pipelines.datasets.interhand_annotations import (
     ANNOTATION_FIELDS,
     FRAME_FIELDS,
+    HAND_TYPES,
     IMAGE_FIELDS,
     NUM_JOINTS,
     Annotations,
@@ -28,30 +28,27 @@ from pipelines.datasets.interhand_annotations import (
     load_fits,
 )
 from pipelines.datasets.interhand_annotations import SIDES as SIDES_HERE
-from pipelines.datasets.masks import hand_box
-from pipelines.datasets.sample import DataError, HandLabel, HandSample
+from pipelines.datasets.interhand_cameras import Camera, Cameras
+from pipelines.datasets.masks import Part, hand_box, layered_mask, mesh_parts, skeleton_parts
+from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample
 from pipelines.datasets.source_files import SourceFiles
 
 OFFICIAL = {"train": "train", "val": "val", "eval": "test"}
 FOLDERS = ("annotations", "images")
-MAX_CAMERAS = 64 << 20  # bytes of the cameras' file: a few megabytes
-CAMERA_FIELDS = {"campos": (3,), "camrot": (3, 3), "focal": (2,), "princpt": (2,)}
 ABSENT_MM = np.array([1.0, 1.0, 1.0])  # what stands for a joint of a hand that nobody annotated
+INTERACTING = HAND_TYPES.index("interacting")
 FPS_IN_NAME = re.compile(r"(?<!\d)(\d+)[._ ]?fps", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
-class Camera:
-    """K (3,3), and the pose: X_cam = rotation (X_world - position_m), metres, OpenCV's axes."""
+class Moment:
+    """What the hands of one image share. shape: height, width."""
 
-    K: NDArray[np.float64]
-    rotation: NDArray[np.float64]
-    position_m: NDArray[np.float64]
-
-    def from_world(self, points_m: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(N,3) world -> camera frame."""
-        moved: NDArray[np.float64] = (points_m - self.position_m) @ self.rotation.T
-        return moved
+    camera: Camera
+    shape: tuple[int, int]
+    capture: int
+    frame: int
+    source_id: str
 
 
 class Interhand:
@@ -96,46 +93,53 @@ class Interhand:
         shape = (int(image_row["height"]), int(image_row["width"]))
         camera = self.cameras.get(int(image_row["capture"]), self.annotations.cameras[int(image_row["camera"])])
         image, encoded = self.files.read_published(name, shape=shape)
-        valid_3d = valid_joints(frame)
-        visible = valid_3d & _flags(int(annotation["valid"]))
-        points = camera.from_world(np.asarray(frame["world_mm"], np.float64) / 1000)
-        source_id = f"interhand/{self.split}/Capture{int(image_row['capture'])}/{self._sequence(image_row)}/{int(image_row['frame'])}"
-        hands = []
+        known = valid_joints(frame)
+        seen = known & _flags(int(annotation["valid"]))
+        joints = camera.from_world(np.asarray(frame["world_mm"], np.float64) / 1000)
+        moment = Moment(camera, shape, int(image_row["capture"]), int(image_row["frame"]), self._source_id(image_row))
+        found = []
         for number in range(len(SIDES_HERE)):
             order = INTERHAND_TO_STD + number * NUM_KEYPOINTS
-            if visible[order].any():
-                joints, known, seen = points[order], valid_3d[order], visible[order]
-                hands.append(self._hand(number, joints, known, seen, camera, shape, source_id, image_row))
-        return HandSample(key=key, image=image, encoded=encoded, K=camera.K, hands=tuple(hands))
+            if seen[order].any():
+                found.append(self._hand(number, joints[order], known[order], seen[order], moment))
+        mask = layered_mask([parts for _, parts in found], shape)
+        hands = tuple(replace(hand, box_px=hand_box(hand.box_px.reshape(2, 2), mask == i)) for i, (hand, _) in enumerate(found, 1))
+        if len(hands) == 1 and annotation["hand_type"] == INTERACTING:
+            self._ignore_rest_of_box(mask, index)  # another hand is there, nobody knows where
+        filled = "mano" if all(hand.mano is not None for hand in hands) else "skeleton"
+        return HandSample(key=key, image=image, encoded=encoded, K=camera.K, hands=hands, mask=mask, mask_source=filled)
 
     def bounding_box(self, index: int) -> NDArray[np.float64]:
         """(4,) x0, y0, x1, y1 of the published box, which holds all hands of the image."""
         x, y, width, height = np.asarray(self._entries(index)[1]["bbox"], np.float64)
         return np.array([x, y, x + width, y + height])
 
+    def _ignore_rest_of_box(self, mask: NDArray[np.uint8], index: int) -> None:
+        x0, y0, x1, y1 = (int(v) for v in np.clip(np.nan_to_num(self.bounding_box(index)), 0, max(mask.shape)))
+        box = mask[y0:y1, x0:x1]
+        box[box == 0] = MASK_IGNORE
+
     def _hand(
-        self,
-        number: int,
-        joints: NDArray[np.float64],
-        known: NDArray[np.bool_],
-        seen: NDArray[np.bool_],
-        camera: Camera,
-        shape: tuple[int, int],
-        source_id: str,
-        image_row: Any,
-    ) -> HandLabel:
-        """A hand from its joints (21,3) in the camera frame; `known`: of which the place is, `seen`: which are valid in this image."""
-        if not np.isfinite(joints[known]).all() or (joints[known, 2] <= 0).any():
-            place = f"{source_id}: world_coord"
-            what = f"expected numbers, in front of the camera, for valid joints; least depth {joints[known, 2].min():.3f} m"
-            raise self._damage(annotation_name(self.split, "joint_3d"), place, what)
+        self, number: int, joints: NDArray[np.float64], known: NDArray[np.bool_], seen: NDArray[np.bool_], moment: Moment
+    ) -> tuple[HandLabel, list[Part]]:
+        """A hand and how to draw it, from its joints (21,3) in the camera frame.
+
+        known: joints of which the place is known; seen: those that are valid in this image too.
+        """
+        self._check_depths(joints[known], moment)
+        camera = moment.camera
         projected = joints @ camera.K.T
         keypoints = np.zeros((NUM_KEYPOINTS, 2))
         keypoints[known] = projected[known, :2] / projected[known, 2:]
         keypoints[~known] = keypoints[seen].mean(0)  # somewhere on the hand
-        inside = ((keypoints >= 0) & (keypoints < shape[::-1])).all(1)
-        vertices, mano = self._mano(number, camera, image_row)
-        return HandLabel(
+        inside = ((keypoints >= 0) & (keypoints < moment.shape[::-1])).all(1)
+        vertices, mano = self._mano(number, moment)
+        if vertices is None or self.fit is None or (vertices[:, 2] <= 0).any():
+            parts = skeleton_parts(keypoints, joints[:, 2], float(camera.K[0, 0]), known)
+        else:
+            projected = vertices.astype(np.float64) @ camera.K.T
+            parts = mesh_parts(projected[:, :2] / projected[:, 2:], vertices[:, 2], self.fit.model.faces[1 - number])
+        label = HandLabel(
             side=1 - number,
             keypoints_px=keypoints.astype(np.float32),
             visible=seen & inside,
@@ -146,21 +150,27 @@ class Interhand:
             mano=mano,
             hand_model=None if mano is None else "mano",
             joint_convention="lbs",
-            source_id=source_id,
+            source_id=moment.source_id,
         )
+        return label, parts
 
-    def _mano(self, number: int, camera: Camera, image_row: Any) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
+    def _check_depths(self, joints: NDArray[np.float64], moment: Moment) -> None:
+        if not np.isfinite(joints).all() or (joints[:, 2] <= 0).any():
+            what = f"expected numbers, in front of the camera, for valid joints; least depth {joints[:, 2].min():.3f} m"
+            raise self._damage(annotation_name(self.split, "joint_3d"), f"{moment.source_id}: world_coord", what)
+
+    def _mano(self, number: int, moment: Moment) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]:
         """Vertices (778,3) and parameters (61,) of a hand's published fit in the camera frame; None where there is no fit."""
         if self.fit is None or self.fits is None:
             return None, None
-        row = find_row(self.fits, int(image_row["capture"]), int(image_row["frame"]), number)
+        row = find_row(self.fits, moment.capture, moment.frame, number)
         if row < 0:
             return None, None
         values = np.asarray(self.fits[row]["values"], np.float64)
         if not np.isfinite(values).all():
-            place = f"{int(image_row['capture'])}.{int(image_row['frame'])}.{SIDES_HERE[number]}"
+            place = f"{moment.capture}.{moment.frame}.{SIDES_HERE[number]}"
             raise self._damage(annotation_name(self.split, "MANO_NeuralAnnot"), place, "expected 48 + 10 + 3 finite numbers, got others")
-        return self.fit.from_world(values, 1 - number, camera.rotation, camera.position_m)
+        return self.fit.from_world(values, 1 - number, moment.camera.rotation, moment.camera.position_m)
 
     def _entries(self, index: int) -> tuple[Any, Any, Any]:
         """Rows of the image, its annotation and its frame. DataError names what is missing or damaged."""
@@ -184,37 +194,9 @@ class Interhand:
     def _damage(self, file: str, place: str, what: str) -> DataError:
         return DataError(f"{self.files.where(file)}: {place}: {what}")
 
-    def _sequence(self, image_row: Any) -> str:
-        return self.annotations.sequences[int(image_row["sequence"])]
-
-
-class Cameras:
-    """A split's cameras by capture and name."""
-
-    def __init__(self, files: SourceFiles, name: str) -> None:
-        self.where = files.where(name)
-        try:
-            self.captures = orjson.loads(files.read(name, limit=MAX_CAMERAS))
-        except orjson.JSONDecodeError as error:
-            raise DataError(f"{self.where}: not valid JSON: {error}") from None
-        if not isinstance(self.captures, dict):
-            raise DataError(f"{self.where}: expected cameras by capture, got a {type(self.captures).__name__}")
-
-    def get(self, capture: int, name: str) -> Camera:
-        """DataError if the camera or one of its fields is missing or damaged."""
-        fields = self.captures.get(str(capture))
-        values = {}
-        for field, shape in CAMERA_FIELDS.items():
-            where = f"{self.where}: {capture}.{field}.{name}"
-            try:
-                array = np.array(fields[field][name], np.float64)
-            except (KeyError, TypeError, ValueError):
-                raise DataError(f"{where}: expected {shape} numbers, got none") from None
-            if array.shape != shape or not np.isfinite(array).all():
-                raise DataError(f"{where}: expected {shape} finite numbers, got {array.shape}")
-            values[field] = array
-        (fx, fy), (cx, cy) = values["focal"], values["princpt"]
-        return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), values["camrot"], values["campos"] / 1000)
+    def _source_id(self, image_row: Any) -> str:
+        sequence = self.annotations.sequences[int(image_row["sequence"])]
+        return f"interhand/{self.split}/Capture{int(image_row['capture'])}/{sequence}/{int(image_row['frame'])}"
 
 
 def valid_joints(frame: Any) -> NDArray[np.bool_]:

@@ -25,6 +25,10 @@ HAND_TYPES = ("right", "left", "interacting")
 SIDES = ("right", "left")  # as joints and MANO parameters are ordered here
 UNKNOWN = 255
 MAX_NUMBER = 2**31 - 1  # of what is counted: ids, frames, pixels
+ALL_BITS = (1 << NUM_JOINTS) - 1
+WHOLE: set[type] = {int}
+TEXT: set[type] = {str}
+NUMBERS: set[type] = {int, float, bool, type(None)}
 
 # `wrong` names the first field that is missing or not what it should be: its place in the fields' list, from 1
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "capture", "seq_name", "camera", "frame_idx")
@@ -143,7 +147,7 @@ def _convert_data(files: SourceFiles, name: str, folder: Path) -> None:
 
 
 def _image_row(fields: Fields, sequences: dict[str, int], cameras: dict[str, int]) -> tuple[Any, ...]:
-    wrong = _first_wrong(fields, IMAGE_FIELDS, {"file_name": str, "seq_name": (str, int), "camera": (str, int)})
+    wrong = _first_wrong(fields, IMAGE_FIELDS, {"file_name": TEXT, "seq_name": TEXT | WHOLE, "camera": TEXT | WHOLE})
     if wrong:
         identifier = (fields.get("id") or [-1])[0]
         return (identifier if type(identifier) is int else -1, 0, 0, 0, 0, 0, 0, wrong)
@@ -154,7 +158,7 @@ def _image_row(fields: Fields, sequences: dict[str, int], cameras: dict[str, int
 
 
 def _annotation_row(fields: Fields) -> tuple[Any, ...]:
-    wrong = _first_wrong(fields, ANNOTATION_FIELDS, {"hand_type": str}, {"bbox": 4, "joint_valid": NUM_JOINTS})
+    wrong = _first_wrong(fields, ANNOTATION_FIELDS, {"hand_type": TEXT}, {"bbox": 4, "joint_valid": NUM_JOINTS})
     image_id = (fields.get("image_id") or [-1])[0]
     if wrong:
         return (image_id if type(image_id) is int else -1, (0, 0, 0, 0), 0, UNKNOWN, wrong)
@@ -207,15 +211,15 @@ def _lookup(ascending: NDArray[Any], wanted: NDArray[Any]) -> NDArray[np.int64]:
     return np.where(ascending[place] == wanted, place, -1)
 
 
-def _first_wrong(fields: Fields, names: tuple[str, ...], kinds: dict[str, Any], lengths: dict[str, int] | None = None) -> int:
-    """0, or the place from 1 of the first field that is missing or has another length or kind than it should (numbers by default)."""
+def _first_wrong(fields: Fields, names: tuple[str, ...], kinds: dict[str, set[type]], lengths: dict[str, int] | None = None) -> int:
+    """0, or the place from 1 of the first field that is missing or has another length or kind than it should (whole numbers by default)."""
     for number, name in enumerate(names, 1):
         values = fields.get(name, [])
-        length = (lengths or {}).get(name, 1)
-        kind = kinds.get(name, (int, float) if length > 1 else int)
-        if len(values) != length or not all(isinstance(v, kind) or (length > 1 and v is None) for v in values):
+        length = lengths.get(name, 1) if lengths else 1
+        kind = kinds.get(name, WHOLE if length == 1 else NUMBERS)
+        if len(values) != length or not set(map(type, values)) <= kind:
             return number
-        if kind is int and not -MAX_NUMBER <= values[0] <= MAX_NUMBER:  # type: ignore[operator]
+        if kind is WHOLE and not -MAX_NUMBER <= values[0] <= MAX_NUMBER:  # type: ignore[operator]
             return number
     return 0
 
@@ -226,4 +230,6 @@ def _numbers(values: list[Scalar]) -> list[float]:
 
 def _bits(values: list[Scalar]) -> int:
     """42 flags (numbers or booleans; null is unset) as the bits of an integer."""
+    if all(values):
+        return ALL_BITS
     return sum(1 << place for place, value in enumerate(values) if value)
