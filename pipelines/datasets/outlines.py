@@ -43,11 +43,11 @@ def run_length_mask(counts: Sequence[int] | str, shape: tuple[int, int]) -> NDAr
     ValueError if the runs do not fill the shape.
     """
     runs = _unpacked(counts) if isinstance(counts, str) else list(counts)
-    lengths = np.array(runs if all(isinstance(run, int) for run in runs) else [-1], np.int64)
-    if (lengths < 0).any() or lengths.sum() != shape[0] * shape[1]:
-        raise ValueError(f"expected run lengths that sum to {shape[0] * shape[1]}, got {int(lengths.sum())}")
-    values = (np.arange(len(lengths)) % 2).astype(np.uint8)
-    return np.ascontiguousarray(np.repeat(values, lengths).reshape(shape[1], shape[0]).T)
+    size = shape[0] * shape[1]
+    if not all(isinstance(run, int) and 0 <= run <= size for run in runs) or sum(runs) != size:
+        raise ValueError(f"expected run lengths of {size} pixels together, got {runs[:8]}{' and more' if len(runs) > 8 else ''}")
+    values = (np.arange(len(runs)) % 2).astype(np.uint8)
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(shape[1], shape[0]).T)
 
 
 def _unpacked(text: str) -> list[int]:

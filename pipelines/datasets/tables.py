@@ -64,6 +64,9 @@ class BlobWriter:
         self.ends = RowWriter(folder / f"{name}.npy", np.int64)
         self.end = 0
 
+    def __len__(self) -> int:
+        return self.ends.count
+
     def append(self, blob: bytes) -> None:
         self.data.write(blob)
         self.end += len(blob)
