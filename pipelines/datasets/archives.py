@@ -80,12 +80,13 @@ class Archive:
         self.stamp_of_file = "-".join(f"{s.st_size}-{s.st_mtime_ns}" for s in (piece.stat() for piece in pieces))
         self.index = self._cached_index(file, frozenset(markers), cache)
         self.prefix = self.index.prefix
+        self._last: tuple[str, NDArray | None] = ("", None)  # a name is looked up, then read
 
     def where(self, name: str) -> str:
         return f"{self.path}: {self.prefix}{name}"
 
     def exists(self, name: str) -> bool:
-        return self.index.find(self.prefix + name) is not None
+        return self._find(name) is not None
 
     def stamp(self, name: str) -> str:
         return f"{self.stamp_of_file}-{self._row(name)['offset']}"
@@ -127,8 +128,13 @@ class Archive:
         start = int(row["offset"]) if row["method"] == IN_TAR else self._data_offset(row, name)
         return cast(BinaryIO, io.BufferedReader(SourceStream(self.bytes, start, int(row["size"])), STREAM_CHUNK))
 
+    def _find(self, name: str) -> NDArray | None:
+        if self._last[0] != name:
+            self._last = (name, self.index.find(self.prefix + name))
+        return self._last[1]
+
     def _row(self, name: str) -> NDArray:
-        row = self.index.find(self.prefix + name)
+        row = self._find(name)
         if row is None:
             raise DataError(f"{self.where(name)}: not found")
         return row

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import BinaryIO
 
 import cv2
@@ -117,26 +117,32 @@ class SourceFiles:
 
     def read(self, name: str, limit: int = MAX_READ) -> bytes:
         """The file's bytes. DataError if it is missing, damaged in its archive, or larger than `limit` bytes."""
-        root = self._root(name)
-        try:
-            size = root.size(name)
-            if size > limit:
-                raise DataError(f"{root.where(name)}: expected at most {limit:,} bytes, got {size:,}")
-            return root.read(name)
-        except OSError as error:
-            raise DataError(f"{root.where(name)}: cannot be read: {error}") from None
+        return self._read(name, limit)[0]
 
     def read_image(self, name: str, *, color: bool = True, shape: tuple[int, int] | None = None) -> NDArray[np.uint8]:
         """(H,W,3) RGB, or (H,W) grey. DataError if it is truncated, damaged, no JPEG or PNG, or not of `shape` (height, width)."""
-        return decode_image(self.read(name), self.where(name), color=color, shape=shape)
+        data, where = self._read(name, MAX_READ)
+        return decode_image(data, where, color=color, shape=shape)
 
     def read_published(self, name: str, *, shape: tuple[int, int] | None = None) -> tuple[NDArray[np.uint8], bytes | None]:
         """An RGB image and, where it is a JPEG, its bytes for `HandSample.encoded`. DataError as of `read_image`."""
-        data = self.read(name)
-        return decode_image(data, self.where(name), shape=shape), data if data.startswith(JPEG) else None
+        data, where = self._read(name, MAX_READ)
+        return decode_image(data, where, shape=shape), data if data.startswith(JPEG) else None
+
+    def _read(self, name: str, limit: int) -> tuple[bytes, str]:
+        """A file's bytes, and how to call it in a message."""
+        root = self._root(name)
+        where = root.where(name)
+        try:
+            size = root.size(name)
+            if size > limit:
+                raise DataError(f"{where}: expected at most {limit:,} bytes, got {size:,}")
+            return root.read(name), where
+        except OSError as error:
+            raise DataError(f"{where}: cannot be read: {error}") from None
 
     def _root(self, name: str) -> _Folder | Archive:
-        if name.startswith("/") or ".." in PurePosixPath(name).parts or "\0" in name:
+        if name.startswith("/") or ".." in name.split("/") or "\0" in name:
             raise DataError(f"{self.path}: expected a name within the dataset, got {name!r}")
         for root in self.roots:
             if root.exists(name):

@@ -1,6 +1,6 @@
-"""Where each member of a shard lies: one pass over a tar's headers, without reading or extracting anything.
+"""A shard's tar headers: written, and read in one pass that tells where each member lies, without extracting anything.
 
-Only what the writer makes is accepted: plain ustar headers of regular files.
+Only what is written is accepted: plain ustar headers of regular files, without owners or times.
 """
 
 from __future__ import annotations
@@ -14,6 +14,9 @@ from numpy.typing import NDArray
 from pipelines.shards.schema import SUFFIXES, ShardError
 
 BLOCK = 512
+END = bytes(2 * BLOCK)  # of a tar
+_MODE_AND_OWNERS = b"0000644\0" + b"0000000\0" * 2
+_AFTER_CHECKSUM = (b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(BLOCK - 156, b"\0")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,16 @@ def scan_headers(descriptor: int, num_bytes: int, where: str) -> MemberIndex:
         raise ShardError(f"{where}: the members of a sample are not side by side")
     table = np.stack(rows) if rows else np.empty((0, 2, len(SUFFIXES)), np.int64)
     return MemberIndex(keys, np.ascontiguousarray(table[:, 0]), np.ascontiguousarray(table[:, 1]))
+
+
+def member_blocks(name: str, data: bytes) -> list[bytes]:
+    """A regular file as a tar holds it: header, content, padding. ValueError for a name or size that ustar has no room for."""
+    encoded = name.encode("ascii")
+    if len(encoded) > 100 or len(data) >= 8 << 30:
+        raise ValueError(f"{name}: expected a name of at most 100 bytes and less than 8 GiB, got {len(encoded)} and {len(data):,} bytes")
+    before = encoded.ljust(100, b"\0") + _MODE_AND_OWNERS + b"%011o\0" % len(data) + b"00000000000\0"
+    checksum = sum(before) + sum(_AFTER_CHECKSUM) + 8 * 32
+    return [before, b"%06o\0 " % checksum, _AFTER_CHECKSUM, data, bytes(-len(data) % BLOCK)]
 
 
 def _parse_header(header: bytes, where: str) -> tuple[str, int]:

@@ -6,33 +6,13 @@ Time stamps and owners are zero and members sorted, so the same samples are the 
 from __future__ import annotations
 
 import hashlib
-import io
-import os
-import tarfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 from pipelines.datasets.sample import SIDES, HandSample
-from pipelines.shards.manifest import Counts, ShardEntry, ShardStats, add_counts, load_stats, sha256_file, shard_name
+from pipelines.shards.headers import END, member_blocks
+from pipelines.shards.manifest import Counts, ShardEntry, ShardStats, add_counts, load_stats, sha256_file, shard_name, whole_file
 from pipelines.shards.schema import encode_sample
-
-
-class _HashingFile:
-    """A binary file that keeps the sha256 of what was written to it."""
-
-    def __init__(self, stream: BinaryIO) -> None:
-        self.stream = stream
-        self.sha256 = hashlib.sha256()
-        self.num_bytes = 0
-
-    def write(self, data: bytes) -> int:
-        self.sha256.update(data)
-        self.num_bytes += len(data)
-        return self.stream.write(data)
-
-    def tell(self) -> int:
-        return self.num_bytes
 
 
 def stats_path(stats_folder: Path, index: int) -> Path:
@@ -80,39 +60,34 @@ def write_shard(
     maker left out. Keys must come in ascending order.
     """
     path = folder / shard_name(index)
-    partial = folder / f".{path.name}.{os.getpid()}.partial"
-    num_samples = num_hands = 0
+    num_samples = num_hands = num_bytes = 0
+    sha256 = hashlib.sha256()
     source_ids: set[str] = set()
     identities: set[str] = set()
     counts: Counts = {}
     last_key = ""
     stats_path(stats_folder, index).unlink(missing_ok=True)
-    try:
-        with partial.open("wb") as stream:
-            out = _HashingFile(stream)
-            with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[call-overload]
-                for sample in samples:
-                    if sample.key <= last_key:
-                        raise ValueError(f"{path.name}: expected ascending keys, got {sample.key!r} after {last_key!r}")
-                    last_key = sample.key
-                    for suffix, data in sorted(encode_sample(sample, jpeg_quality).items()):
-                        info = tarfile.TarInfo(f"{sample.key}.{suffix}")
-                        info.size = len(data)
-                        info.mode = 0o644
-                        tar.addfile(info, io.BytesIO(data))
-                    num_samples += 1
-                    num_hands += len(sample.hands)
-                    source_ids.update(hand.source_id for hand in sample.hands)
-                    identities.update(hand.identity for hand in sample.hands if hand.identity is not None)
-                    add_counts(counts, count_labels(sample))
-                    if on_sample is not None:
-                        on_sample()
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as out:
+        for sample in samples:
+            if sample.key <= last_key:
+                raise ValueError(f"{path.name}: expected ascending keys, got {sample.key!r} after {last_key!r}")
+            last_key = sample.key
+            members = sorted(encode_sample(sample, jpeg_quality).items())
+            blocks = b"".join(block for suffix, data in members for block in member_blocks(f"{sample.key}.{suffix}", data))
+            sha256.update(blocks)
+            num_bytes += out.write(blocks)
+            num_samples += 1
+            num_hands += len(sample.hands)
+            source_ids.update(hand.source_id for hand in sample.hands)
+            identities.update(hand.identity for hand in sample.hands if hand.identity is not None)
+            add_counts(counts, count_labels(sample))
+            if on_sample is not None:
+                on_sample()
+        sha256.update(END)
+        num_bytes += out.write(END)
     add_counts(counts, extra_counts or {})
     stats = ShardStats(
-        entry=ShardEntry(name=path.name, num_samples=num_samples, num_hands=num_hands, sha256=out.sha256.hexdigest(), bytes=out.num_bytes),
+        entry=ShardEntry(name=path.name, num_samples=num_samples, num_hands=num_hands, sha256=sha256.hexdigest(), bytes=num_bytes),
         fingerprint=fingerprint,
         source_ids=sorted(source_ids),
         identities=sorted(identities),
