@@ -87,12 +87,44 @@ def test_pytorch3d_backend_returns_the_kernels_fragments():
     vertices, faces, images = blobs(32, 48)
     kernel = rasterize(vertices, faces, images, 3, 32, 48, faces_per_pixel=2)
     other = rasterize(vertices, faces, images, 3, 32, 48, faces_per_pixel=2, backend="pytorch3d")
-    for name, mine, theirs in zip(kernel._fields, kernel, other, strict=True):
+    assert kernel.mesh_size == other.mesh_size == (4, 162)
+    for name, mine, theirs in zip(kernel._fields[:-1], kernel, other, strict=False):
         assert torch.equal(mine, theirs), name
     assert (kernel.face_index[2] == -1).all()
     nothing = visible_faces(vertices[:0], faces[:0], images[:0], 2, 8, 9, 1, 0.0)
     assert nothing.shape == (2, 8, 9, 1)
     assert (nothing == -1).all()
+
+
+def test_clipped_barycentrics_gradient_where_pytorch3ds_overlooks_a_clamp():
+    """Beside a sliver the perspective barycentrics' sum is not positive; the forward pass clamps it, PyTorch3D's backward doesn't."""
+    sliver = torch.tensor([[[12.0, 20.0, 0.5], [14.5, 9.0, 0.6], [12.75, 20.0, 0.7]]])
+    placed = (torch.tensor([[[0, 1, 2]]]), torch.tensor([0]), 1, 32, 32)
+    ours_in, theirs_in = sliver.clone().requires_grad_(), sliver.clone().requires_grad_()
+    found = rasterize(ours_in, *placed, blur_px=3.0)
+    theirs = oracle(theirs_in, *placed, 1, 3.0)
+    assert torch.equal(found.face_index, theirs[0])
+    torch.testing.assert_close(found.barycentric, theirs[1], atol=1e-6, rtol=1e-5)
+
+    (x, y, z), exact = sliver[0].double().unbind(-1), sliver.double()
+    area = (x[2] - x[0]) * (y[1] - y[0]) - (y[2] - y[0]) * (x[1] - x[0])
+    num_agree = num_overlooked = 0
+    for i, j in (found.face_index[0, ..., 0] >= 0).nonzero().tolist():
+        edges = [((j + 0.5 - x[k - 2]) * (y[k - 1] - y[k - 2]) - (i + 0.5 - y[k - 2]) * (x[k - 1] - x[k - 2])) / area for k in range(3)]
+        perspective_sum = sum(edges[k] * z[k - 2] * z[k - 1] for k in range(3))
+        mine = torch.autograd.grad(found.barycentric[0, i, j, 0, 2], ours_in, retain_graph=True)[0]
+        other = torch.autograd.grad(theirs[1][0, i, j, 0, 2], theirs_in, retain_graph=True)[0]
+        if (mine - other).norm() <= 1e-4 * mine.norm() + 1e-5:
+            num_agree += 1
+        else:
+            num_overlooked += 1
+            assert perspective_sum <= 0
+            assert (mine - other).norm() > 5 * mine.norm()
+            step = 1e-6 * torch.randn(sliver.shape, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
+            ends = [rasterize(exact + sign * step, *placed, blur_px=3.0).barycentric[0, i, j, 0, 2] for sign in (1, -1)]
+            assert (mine.double() * step).sum() == pytest.approx(float(ends[0] - ends[1]) / 2, rel=1e-3)
+    assert num_agree > 20
+    assert num_overlooked > 5
 
 
 def test_ndc_of_image_corners():
@@ -170,7 +202,17 @@ def test_result_does_not_depend_on_threads():
         results.append(rasterize(vertices, faces, images, 2, 48, 48, faces_per_pixel=3, blur_px=1.0))
     torch.set_num_threads(before)
     for other in results[1:]:
-        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(results[0][:-1], other[:-1], strict=True))
+
+
+def test_vertices_far_off_the_image_are_harmless():
+    """Coordinates that no integer holds, as a point close to the camera's plane projects to."""
+    for far in (1e12, -1e12, 1e30, -1e30):
+        vertices = torch.tensor([[[2.0, 2.0, 0.5], [12.0, 3.0, 0.5], [3.0, 12.0, 0.5], [far, far, 0.5], [far, 4.0, 0.5]]])
+        placed = (torch.tensor([[[0, 1, 2], [0, 3, 4], [3, 4, 3], [3, 3, 4], [1, 3, 3]]]), torch.tensor([0]), 1, 16, 16)
+        for blur_px in (0.0, 2.0):
+            assert (rasterize(vertices, *placed, blur_px=blur_px).face_index[0, 4, 4] == 0).all()
+        assert zbuffer(vertices[0].numpy(), placed[0][0].numpy(), 16, 16)[0][4, 4] == 0
 
 
 def test_nothing_to_draw():
@@ -202,6 +244,14 @@ def test_bad_input_is_named():
         rasterize(vertices, faces[0], images, 2, 16, 24)
     with pytest.raises(ValueError, match=r"vertices_px \(M,V,3\) float"):
         rasterize(vertices.long(), faces, images, 2, 16, 24)
+    with pytest.raises(ValueError, match=r"image_index \(4,\) int64, got \(4,\) torch.int32"):
+        rasterize(vertices, faces, images.int(), 2, 16, 24)
+    with pytest.raises(ValueError, match="faces_per_pixel >= 1, got 0"):
+        rasterize(vertices, faces, images, 2, 16, 24, faces_per_pixel=0)
+    with pytest.raises(ValueError, match="'kernel', 'pytorch3d' or None, got 'opengl'"):
+        rasterize(vertices, faces, images, 2, 16, 24, backend="opengl")
+    with pytest.raises(ValueError, match=r"attributes \(4,162,C\) float, got \(4, 161, 3\)"):
+        interpolate(rasterize(vertices, faces, images, 2, 16, 24), vertices[:, 1:])
     with pytest.raises(ValueError, match="blur_px >= 0"):
         rasterize(vertices, faces, images, 2, 16, 24, blur_px=-1.0)
     with pytest.raises(ValueError, match="finite"):

@@ -57,7 +57,7 @@ def test_shade_is_channel_major_and_linear():
         for channel in range(3):
             loop[m, :, channel] = albedo[m, :, channel] * (sh_basis(normals[m]) * light[m, 9 * channel : 9 * channel + 9]).sum(-1)
     torch.testing.assert_close(shade(albedo, normals, light), loop)
-    with pytest.raises(ValueError, match=r"light \(M,27\), got \(2, 9\)"):
+    with pytest.raises(ValueError, match=r"light \(2,27\) float, got \(2, 9\)"):
         shade(albedo, normals, light[:, :9])
 
 
