@@ -5,9 +5,13 @@ Matrices act on column vectors (x' = R x), angles are radians; everything is dif
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+from handnet.differentiation import needs_plain_operations
 
 
 def _expect_last(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
@@ -19,19 +23,48 @@ def _expect_last(name: str, value: Tensor, shape: tuple[int, ...]) -> None:
 def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Rodrigues' formula: (..., 3) rotation vectors in radians -> (..., 3, 3) matrices.
 
-    Raises ValueError if the last axis is not 3.
+    Differentiable any number of times. Raises ValueError if the last axis is not 3.
     """
     _expect_last("axis_angle", axis_angle, (3,))
+    if needs_plain_operations():
+        return _rodrigues(axis_angle)[0]
+    return _Rodrigues.apply(axis_angle)
+
+
+def _rodrigues(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The matrices, t^2, sin t / t and (1 - cos t) / t^2 for angles t."""
     # The smallest angle stands for zero: below it the formulas are exact to rounding, and unlike 0 it can be divided by,
     # so that values and gradients need no branch at the identity.
-    squared = (axis_angle * axis_angle).sum(-1, keepdim=True) + torch.finfo(axis_angle.dtype).eps ** 2
+    squared = (v * v).sum(-1, keepdim=True) + torch.finfo(v.dtype).eps ** 2
     angle = squared.sqrt()
     half = (0.5 * angle).sin() / angle
+    sine, versine = angle.sin() / angle, 2 * half * half
     # R = cos t I + (sin t / t) [v] + ((1 - cos t) / t^2) v v^T
-    eye = torch.eye(3, dtype=axis_angle.dtype, device=axis_angle.device)
-    cross = torch.linalg.cross(eye.expand(*axis_angle.shape, 3), axis_angle[..., None, :], dim=-1)
-    outer = (2 * half * half * axis_angle)[..., :, None] * axis_angle[..., None, :]
-    return angle.cos()[..., None] * eye + (angle.sin() / angle)[..., None] * cross + outer
+    eye = torch.eye(3, dtype=v.dtype, device=v.device)
+    cross = torch.linalg.cross(eye.expand(*v.shape, 3), v[..., None, :], dim=-1)
+    outer = (versine * v)[..., :, None] * v[..., None, :]
+    matrix = outer.addcmul(sine[..., None], cross).addcmul(angle.cos()[..., None], eye)
+    return matrix, squared, sine, versine
+
+
+class _Rodrigues(torch.autograd.Function):
+    """`_rodrigues` with its derivative in a few operations; second derivatives come from the plain ones."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor) -> Tensor:
+        matrix, *factors = _rodrigues(v)
+        ctx.save_for_backward(v, matrix, *factors)
+        return matrix
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        v, matrix, squared, sine, versine = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the derivative shall be differentiable itself
+            return torch.autograd.grad(_rodrigues(v)[0], v, grad, create_graph=True)[0]
+        # dR = [J dv] R with the left Jacobian J = (sin t / t) I + ((1 - cos t) / t^2) [v] + ((1 - sin t / t) / t^2) v v^T
+        turn = torch.linalg.cross(matrix, grad, dim=-2).sum(-1)
+        along = (1 - sine) / squared * (v * turn).sum(-1, keepdim=True)
+        return torch.addcmul(sine * turn, versine, torch.linalg.cross(turn, v, dim=-1)).addcmul_(along, v)
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:

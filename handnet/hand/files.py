@@ -5,12 +5,13 @@ Right-hand frame at rest: fingers along -x, back of the hand +y, thumb side +z, 
 
 from __future__ import annotations
 
+import hashlib
 import re
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -46,6 +47,17 @@ class HandModel:
     parents: NDArray[np.int64]  # (16,)
     joint_axes: NDArray[np.float64]  # (2, 16, 3, 3), rows: flexion axis, dorsal (abduction) axis, bone (twist) axis
     tips: NDArray[np.int64]  # (2, 5), thumb to little
+
+    @cached_property
+    def sha256(self) -> str:
+        """Names the model by its arrays, whatever file or machine they come from: hex over their values as float32."""
+        digest = hashlib.sha256()
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                plain = np.ascontiguousarray(value, "<f4" if value.dtype.kind == "f" else "<i4")
+                digest.update(f"{field.name}{plain.shape}".encode() + (plain + 0).tobytes())  # -0 and 0 are the same number
+        return digest.hexdigest()
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -83,6 +95,11 @@ def mirrored(hand: OneHand) -> OneHand:
         faces=hand.faces[:, ::-1].copy(),
         joint_axes=hand.joint_axes * _ROTATION,
     )
+
+
+def one_side(model: HandModel, side: int) -> OneHand:
+    """The arrays of one side (0 left, 1 right)."""
+    return OneHand(**{field.name: getattr(model, field.name)[side] for field in fields(OneHand)})
 
 
 def pair(left: OneHand, right: OneHand, name: str) -> HandModel:
