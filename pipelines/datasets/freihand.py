@@ -20,6 +20,7 @@ from pipelines.datasets.splits import held_out
 MARKERS = ("training_K.json", "evaluation_K.json")
 FOLDERS = ("training", "evaluation")
 IMAGE_PX = 224
+NUM_TRAINING, NUM_EVALUATION = 32_560, 3_960  # frames, as published
 NUM_BACKGROUNDS = 4  # every training frame with the green screen and with three kinds of other backgrounds
 SHAPES = {"K": (3, 3), "xyz": (21, 3), "verts": (NUM_VERTICES, 3), "mano": (1, 61)}
 

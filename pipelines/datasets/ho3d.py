@@ -21,6 +21,8 @@ from pipelines.datasets.source_files import SourceFiles
 
 MARKERS = ("train.txt", "evaluation.txt")
 FOLDERS = ("train", "evaluation")
+PARTS = ("train", "evaluation")
+SUFFIXES = {"v2": "png", "v3": "jpg"}  # of the images
 HEIGHT_PX, WIDTH_PX = 480, 640
 FLIP_YZ = np.array([1.0, -1.0, -1.0])  # OpenGL <-> OpenCV: half a turn about x
 
@@ -39,15 +41,12 @@ class Ho3d:
         self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
         self.part = "evaluation" if split == "eval" else "train"
         self.version = config.version
-        listing = f"{self.part}.txt"
-        frames = self.files.read(listing).decode("utf-8", "replace").split()
-        for number, frame in enumerate(frames):
-            if frame.count("/") != 1 or ".." in frame:
-                raise DataError(f"{self.files.where(listing)}: line {number + 1}: expected SEQUENCE/FRAME, got {frame!r}")
+        frames = read_frames(self.files, self.part)
         if split != "eval":
             known = {frame.split("/")[0] for frame in frames}
             if unknown := sorted(set(config.val_sequences) - known):
-                raise DataError(f"{self.files.where(listing)}: val_sequences: no sequence called {unknown}; there are {sorted(known)}")
+                where = self.files.where(f"{self.part}.txt")
+                raise DataError(f"{where}: val_sequences: no sequence called {unknown}; there are {sorted(known)}")
             frames = [frame for frame in frames if (frame.split("/")[0] in config.val_sequences) == (split == "val")]
         self.frames = frames
         self.fit = None
@@ -62,18 +61,26 @@ class Ho3d:
     def where(self, index: int) -> tuple[str, str]:
         """Key and image file of sample `index`."""
         sequence, frame = self.frames[index].split("/")
-        return f"{index:08d}", f"{self.part}/{sequence}/rgb/{frame}.{'png' if self.version == 'v2' else 'jpg'}"
+        return f"{index:08d}", f"{self.part}/{sequence}/rgb/{frame}.{SUFFIXES[self.version]}"
 
     def sample(self, index: int) -> HandSample:
         """Sample `index`, in the order of the list of frames. DataError names file and field of what is wrong."""
         sequence, frame = self.frames[index].split("/")
-        meta = Meta(self.files, f"{self.part}/{sequence}/meta/{frame}.pkl")
+        meta = self._meta(index)
         key, name = self.where(index)
         image, encoded = self.files.read_published(name, shape=(HEIGHT_PX, WIDTH_PX))
         source_id = f"ho3d-{self.version}/{self.part}/{sequence}/{frame}"
         hand, mask = self._root_only(meta, source_id) if self.part == "evaluation" else self._annotated(meta, source_id)
         filled = None if mask is None else "skeleton" if self.fit is None else "mano"
         return HandSample(key=key, image=image, K=hand.K, hands=(hand,), mask=mask, mask_source=filled, encoded=encoded)
+
+    def published_box(self, index: int) -> NDArray[np.float64] | None:
+        """(4,) x0, y0, x1, y1 of an evaluation frame; training frames have none."""
+        return self._meta(index).array("handBoundingBox", (4,)) if self.part == "evaluation" else None
+
+    def _meta(self, index: int) -> Meta:
+        sequence, frame = self.frames[index].split("/")
+        return Meta(self.files, f"{self.part}/{sequence}/meta/{frame}.pkl")
 
     def _annotated(self, meta: Meta, source_id: str) -> tuple[HandLabel, NDArray[np.uint8]]:
         K = meta.array("camMat", (3, 3))
@@ -121,6 +128,16 @@ class Ho3d:
             source_id=source_id,
         )
         return hand, None
+
+
+def read_frames(files: SourceFiles, part: str) -> list[str]:
+    """The part's list of frames, "SEQUENCE/FRAME". DataError names the line that is none."""
+    listing = f"{part}.txt"
+    frames = files.read(listing).decode("utf-8", "replace").split()
+    for number, frame in enumerate(frames):
+        if frame.count("/") != 1 or ".." in frame:
+            raise DataError(f"{files.where(listing)}: line {number + 1}: expected SEQUENCE/FRAME, got {frame!r}")
+    return frames
 
 
 class Meta:

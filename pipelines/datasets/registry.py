@@ -66,12 +66,14 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "freihand": Adapter(
         factory="pipelines.datasets.freihand:Freihand",
+        check="pipelines.datasets.freihand_check:CHECK",
         splits=lambda config: ("train", "val", "eval") if config.val_fraction > 0 else ("train", "eval"),
         code=(*READING, "pipelines/datasets/annotations.py", "pipelines/datasets/mano_fit.py", "handnet/hand"),
         needs_cache=True,
     ),
     "ho3d": Adapter(
         factory="pipelines.datasets.ho3d:Ho3d",
+        check="pipelines.datasets.ho3d_check:CHECK",
         splits=lambda config: ("train", "val", "eval") if config.val_sequences else ("train", "eval"),
         code=(*READING, "pipelines/datasets/mano_fit.py", "handnet/hand", "handnet/skeleton.py"),
         needs_cache=True,
