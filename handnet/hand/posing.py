@@ -129,7 +129,7 @@ def _skin_backward(
     g_surface.addcmul_(blended[:, 1, :3], g[:, 1:2]).addcmul_(blended[:, 2, :3], g[:, 2:])
     torch.mul(surface[:, None], g[:, :, None], out=blended[:, :, :3])  # the values are done with: their gradient takes their place
     blended[:, :, 3] = g
-    g_transforms = (blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, -1)
+    g_transforms = (blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, NUM_JOINTS)
     if of_side is not None and len(rig.weights) > NUM_JOINTS:
         g_transforms = (g_transforms.view(-1, 3, 4, 2, NUM_JOINTS) * of_side[:, None, None, :, None]).sum(3)
     g_world[:, :, 1:] = g_transforms
