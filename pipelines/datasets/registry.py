@@ -58,6 +58,14 @@ class Adapter:
         return [own, *(ROOT / path for path in self.code)]
 
 
+def _modules(*names: str) -> tuple[str, ...]:
+    return tuple(f"pipelines/datasets/{name}.py" for name in names)
+
+
+def _held_out_and_eval(config: Any) -> tuple[str, ...]:
+    return ("train", "val", "eval") if config.val_fraction > 0 else ("train", "eval")
+
+
 ADAPTERS: dict[str, Adapter] = {
     "procedural": Adapter(
         factory="pipelines.datasets.procedural:Procedural",
@@ -67,7 +75,7 @@ ADAPTERS: dict[str, Adapter] = {
     "freihand": Adapter(
         factory="pipelines.datasets.freihand:Freihand",
         check="pipelines.datasets.freihand_check:CHECK",
-        splits=lambda config: ("train", "val", "eval") if config.val_fraction > 0 else ("train", "eval"),
+        splits=_held_out_and_eval,
         code=(*READING, "pipelines/datasets/annotations.py", "pipelines/datasets/mano_fit.py", "handnet/hand"),
         needs_cache=True,
     ),
@@ -76,6 +84,45 @@ ADAPTERS: dict[str, Adapter] = {
         check="pipelines.datasets.ho3d_check:CHECK",
         splits=lambda config: ("train", "val", "eval") if config.val_sequences else ("train", "eval"),
         code=(*READING, "pipelines/datasets/mano_fit.py", "handnet/hand", "handnet/skeleton.py"),
+        needs_cache=True,
+    ),
+    "rhd": Adapter(
+        factory="pipelines.datasets.rhd:Rhd",
+        splits=_held_out_and_eval,
+        code=(*READING, *_modules("tables"), "handnet/hand", "handnet/skeleton.py"),
+        needs_cache=True,
+    ),
+    "interhand": Adapter(
+        factory="pipelines.datasets.interhand:Interhand",
+        splits=lambda config: tuple(split for split in ("train", "val", "eval") if split in config.splits),
+        code=(
+            *READING,
+            *_modules("interhand_annotations", "interhand_cameras", "json_stream", "mano_fit", "tables"),
+            "handnet/hand",
+            "handnet/skeleton.py",
+        ),
+        needs_cache=True,
+    ),
+    "egohands": Adapter(
+        factory="pipelines.datasets.egohands:Egohands",
+        splits=lambda config: ("eval",),
+        code=(*READING, *_modules("matlab", "outlines", "unknown_camera")),
+        needs_cache=True,
+    ),
+    "coco": Adapter(
+        factory="pipelines.datasets.coco:Coco",
+        splits=lambda config: (
+            "train",
+            *(("val",) if config.val_fraction > 0 else ()),
+            *(("eval",) if config.eval_annotations is not None else ()),
+        ),
+        code=(*READING, *_modules("coco_records", "json_stream", "outlines", "tables", "unknown_camera")),
+        needs_cache=True,
+    ),
+    "photos": Adapter(
+        factory="pipelines.datasets.photos:Photos",
+        splits=lambda config: ("train", "val") if config.val_fraction > 0 else ("train",),
+        code=(*READING, *_modules("mediapipe_process", "mediapipe_worker", "pseudo_labels", "unknown_camera")),
         needs_cache=True,
     ),
 }

@@ -69,7 +69,7 @@ class SourceFiles:
     ) -> None:
         """`path`: the extracted folder, an archive or a piece of one, a folder of archives, or a list of these.
 
-        `markers`: files at the dataset's top level, of which at least one must be there; `folders`: folders there, by
+        `markers`: files at the dataset's top level, of which at least one must be there (none: any files do); `folders`: folders there, by
         which the top level is told where none of the files is. `cache`: a folder that keeps the archives' indices.
         DataError if nothing is found or an archive cannot be read.
         """
@@ -83,7 +83,7 @@ class SourceFiles:
                 raise DataError(f"{one}: not found; expected the dataset's folder or archive")
         archives = [archive for one in given for archive in (_archives(one) if one.is_dir() else [one] if one.is_file() else [])]
         self.roots += [Archive(archive, [*markers, *folders], cache) for archive in archives]
-        if not any(self.exists(marker) for marker in markers):
+        if markers and not any(self.exists(marker) for marker in markers):
             raise DataError(f"{self.path}: expected a folder or archive with one of {list(markers)}, found none")
 
     def exists(self, name: str) -> bool:
