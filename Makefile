@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup lock lint test demo compare bench clean distclean
+.PHONY: help setup lock pseudo lint test demo compare bench clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
@@ -43,6 +43,12 @@ $(STAMP): requirements.lock pyproject.toml
 # UV_CONSTRAINT may name a file of versions to stay with.
 lock: setup  ## resolve requirements.in into requirements.lock
 	python -m uv pip compile --no-header --no-emit-index-url --no-annotate --python-version 3.11 --output-file requirements.lock requirements.in
+
+# Its packages do not go with this project's, so they live beside them; the stage finds them there.
+pseudo: setup  ## install what labels photos (mediapipe, 0.9 GB) into an environment of its own, .venv/pseudo
+	@python -m uv venv --quiet --allow-existing --python $(VENV)/bin/python $(VENV)/pseudo
+	@python -m uv pip install --python $(VENV)/pseudo/bin/python \
+	  "$$(python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["pseudo"])')"
 
 lint: setup  ## ruff and mypy
 	python -m ruff check .

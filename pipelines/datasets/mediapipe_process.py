@@ -24,13 +24,13 @@ from pipelines.datasets.pseudo_labels import Detection
 from pipelines.datasets.sample import DataError
 
 VARIABLE = "HANDNET_PSEUDO_PYTHON"
-ENVIRONMENT = Path(".venv-pseudo/bin/python")
+ENVIRONMENT = Path(sys.prefix, "pseudo/bin/python")  # where `make pseudo` puts it: within this interpreter's environment
 WORKER = Path(__file__).with_name("mediapipe_worker.py")
 INSTALL = "install it with `make pseudo`, or name a Python that has it in HANDNET_PSEUDO_PYTHON"
 
 
 def find_python() -> str | None:
-    """The interpreter that has mediapipe: HANDNET_PSEUDO_PYTHON, else the one of .venv-pseudo, else this one."""
+    """The interpreter that has mediapipe: HANDNET_PSEUDO_PYTHON, else the one of `make pseudo`, else this one."""
     if named := os.environ.get(VARIABLE):
         return named
     if ENVIRONMENT.is_file():
