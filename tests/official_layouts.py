@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import pickle
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from fake_samples import project
 from painted_hands import painted_sample, skeleton_m
+from python2_pickles import python2_pickle
 
 from handnet.skeleton import STD_TO_HO3D
 
@@ -65,13 +66,17 @@ def write_ho3d(folder: Path, version: str = "v2") -> Path:
                     "handTrans": rng.normal(0, 0.1, 3),
                     "handBeta": rng.normal(0, 1, 10),
                     "handJoints3D": opengl,
-                    "objName": "003_cracker_box",
+                    "objName": b"003_cracker_box",
                     "objTrans": np.zeros(3),
+                    "objRot": None,  # nobody needs it here
+                    "camIDList": [b"0", b"1"],
                 }
+                if version == "v3":
+                    meta["handVertContact"] = rng.random(778) > 0.5
             else:
                 meta = {"handJoints3D": opengl[0], "handBoundingBox": box}
             meta["camMat"] = K
-            (folder / part / sequence / "meta" / f"{frame:04d}.pkl").write_bytes(pickle.dumps(meta, protocol=2))
+            (folder / part / sequence / "meta" / f"{frame:04d}.pkl").write_bytes(python2_pickle(meta))
             lists[part].append(f"{sequence}/{frame:04d}")
     for part, lines in lists.items():
         (folder / f"{part}.txt").write_text("".join(f"{line}\n" for line in lines))
@@ -85,3 +90,46 @@ def zipped(folder: Path, target: Path, top: str = "") -> Path:
             if path.is_file():
                 archive.write(path, f"{top}{path.relative_to(folder)}")
     return target
+
+
+def tarred(folder: Path, target: Path, top: str = "") -> Path:
+    """The folder as a tar, or a tar.gz if the target's name says so, whose names start with `top`."""
+    with tarfile.open(target, "w:gz" if target.suffix == ".gz" else "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.add(path, f"{top}{path.relative_to(folder)}", recursive=False)
+    return target
+
+
+def in_pieces(archive: Path, folder: Path, num: int = 3) -> Path:
+    """The archive cut into NAME.partaa, NAME.partab, ... in a new folder."""
+    data = archive.read_bytes()
+    folder.mkdir()
+    step = -(-len(data) // num)
+    for i in range(num):
+        (folder / f"{archive.name}.parta{'abcdef'[i]}").write_bytes(data[i * step : (i + 1) * step])
+    return folder
+
+
+FORMS = ("folder", "inner folder", "zip", "zip with top", "tar", "tar with top", "tar.gz", "pieces", "folder of zip")
+
+
+def in_form(folder: Path, form: str) -> Path:
+    """An extracted dataset in one of the FORMS that are accepted."""
+    beside = folder.parent
+    if form == "folder":
+        return folder
+    if form == "inner folder":
+        (beside / "outer").mkdir()
+        (beside / "outer" / folder.name).symlink_to(folder)
+        return beside / "outer"
+    if form.startswith("zip"):
+        return zipped(folder, beside / "data.zip", f"{folder.name}/" if "top" in form else "")
+    if form in ("tar", "tar with top"):
+        return tarred(folder, beside / "data.tar", f"{folder.name}/" if "top" in form else "./")
+    if form == "tar.gz":
+        return tarred(folder, beside / "data.tar.gz", f"{folder.name}/")
+    if form == "pieces":
+        return in_pieces(tarred(folder, beside / "data.tar", f"{folder.name}/"), beside / "pieces")
+    (beside / "archives").mkdir()
+    zipped(folder, beside / "archives" / "data.zip")
+    return beside / "archives"

@@ -273,7 +273,7 @@ def test_ho3d_mano_parameters_pose_the_hand_in_opencv(tmp_path):
 
     published = run(pose)  # vertices = MANO(pose, beta, flat) + handTrans, OpenGL
     path = folder / "train/ABF10/meta/0000.pkl"
-    meta = pickle.loads(path.read_bytes())
+    meta = pickle.loads(path.read_bytes(), encoding="latin1")
     meta.update(handPose=pose, handBeta=betas, handTrans=trans, handJoints3D=(published.joints[0].numpy() + trans)[STD_TO_HO3D])
     path.write_bytes(pickle.dumps(meta, protocol=2))
     sample = open_ho3d(folder, mano_model=str(FREE_HAND_FILE)).sample(0)
@@ -328,7 +328,7 @@ class Evil:
 )
 def test_ho3d_bad_annotations_are_named_and_never_run(ho3d, change, message, capfd):
     path = ho3d / "train/SM2/meta/0000.pkl"
-    meta = pickle.loads(path.read_bytes())
+    meta = pickle.loads(path.read_bytes(), encoding="latin1")
     path.write_bytes(pickle.dumps({**meta, **change}, protocol=2))
     with pytest.raises(DataError, match=message):
         open_ho3d(ho3d).sample(2)

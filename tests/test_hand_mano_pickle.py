@@ -3,69 +3,27 @@
 import collections
 import os
 import pickle
-import struct
 import sys
 import types
 from pathlib import Path
-from typing import ClassVar
 
 import numpy as np
 import pytest
+from python2_pickles import Python2Pickler
 from scipy import sparse
 
 from handnet.hand.files import load_free_arrays, load_hand
-from handnet.hand.plain_pickle import Opaque, parse_plain_pickle, read_plain_pickle
-
-KEYS = ["v_template", "f", "posedirs", "weights", "hands_mean", "hands_components", "kintree_table"]
-
-
-class Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its str, with Python 2's module names."""
-
-    def save_byte_string(self, value):
-        self.write(b"T" + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
-
-    dispatch: ClassVar[dict] = {**pickle._Pickler.dispatch, bytes: save_byte_string}
+from handnet.hand.plain_pickle import Opaque, parse_plain_pickle
 
 
 @pytest.fixture
 def chumpy(monkeypatch):
-    """Two modules that look like chumpy, for writing only."""
-    ch, reordering = types.ModuleType("chumpy.ch"), types.ModuleType("chumpy.reordering")
-    ch.Ch = type("Ch", (), {"__module__": "chumpy.ch"})
-    reordering.Select = type("Select", (ch.Ch,), {"__module__": "chumpy.reordering"})
-    for name, module in {"chumpy": types.ModuleType("chumpy"), "chumpy.ch": ch, "chumpy.reordering": reordering}.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    return ch.Ch, reordering.Select
+    return fake_chumpy(monkeypatch)
 
 
-def official_content(side: int, chumpy) -> dict:
-    """The free hand dressed as an official file of one side: sparse regressor, twenty shape directions of which ten are used."""
-    Ch, Select = chumpy
-    model = load_hand()
-    content = {key: load_free_arrays()[key].astype(np.float64) if key not in ("f", "kintree_table") else None for key in KEYS}
-    content |= {"v_template": model.v_template[side], "posedirs": model.posedirs[side], "weights": model.weights[side]}
-    content |= {"hands_mean": model.hands_mean[side], "hands_components": model.hands_components[side]}
-    content["f"] = model.faces[side].astype(np.uint32)
-    content["kintree_table"] = np.stack([np.where(model.parents < 0, 2**32 - 1, model.parents), np.arange(16)])
-    content["J_regressor"] = sparse.csc_matrix(model.J_regressor[side])
-    constant, selection = Ch(), Select()
-    directions = np.concatenate([model.shapedirs[side], np.full((778, 3, 10), 9.0)], 2)
-    constant.__dict__.update(x=directions, _dirty_vars=set(), dterms=("x",))
-    indices = np.arange(778 * 3 * 20).reshape(778, 3, 20)[:, :, :10].ravel()
-    selection.__dict__.update(a=constant, idxs=indices, preferred_shape=(778, 3, 10), _dirty_vars={"a"})
-    content["shapedirs"] = selection
-    return content | {"bs_style": "lbs", "bs_type": "lrotmin", "J": np.zeros((16, 3)), "hands_coeffs": np.zeros((4, 45))}
-
-
-def write(path: Path, content: object, style: str) -> Path:
-    with path.open("wb") as file:
-        if style == "python 2":
-            Python2Pickler(file, 2).dump(content)
-        else:
-            pickle.dump(content, file, protocol=int(style))
-    return path
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 @pytest.mark.parametrize("style", ["python 2", "1", "2", "4", "5"])
@@ -173,11 +131,9 @@ def test_code_is_refused_by_name_and_never_runs(tmp_path, function, name, protoc
     assert not target.exists()
 
 
-def test_objects_of_unknown_classes_are_refused(tmp_path):
-    file = tmp_path / "x.pkl"
-    file.write_bytes(pickle.dumps(Path("a")))
-    with pytest.raises(ValueError, match=r"pathlib.*which is refused"):
-        read_plain_pickle(file)
+def test_objects_of_unknown_classes_are_refused():
+    with pytest.raises(ValueError, match=r"^x\.pkl: .*pathlib.*which is refused"):
+        parse_plain_pickle(pickle.dumps(Path("a")), "x.pkl")
 
 
 def test_classes_let_through_become_opaque(chumpy):

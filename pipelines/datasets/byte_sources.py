@@ -30,7 +30,7 @@ class ByteSource(Protocol):
 
 
 class FileBytes:
-    """One file, or consecutive pieces of one. Opened when first read, so that it can be sent to another process."""
+    """One file, or consecutive pieces of one."""
 
     def __init__(self, pieces: Sequence[Path]) -> None:
         self.pieces = list(pieces)
@@ -40,9 +40,6 @@ class FileBytes:
     @property
     def size(self) -> int:
         return self._ends[-1]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_descriptors": {}}
 
     def __del__(self) -> None:
         for descriptor in self.__dict__.get("_descriptors", {}).values():
@@ -118,9 +115,6 @@ class GzipBytes:
         self.where = where
         self._cursors: list[_Cursor] = []  # the last one used is at the end
         self._places: list[_Cursor] = [_Cursor(source)]
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"source": self.source, "where": self.where, "_cursors": [], "_places": [_Cursor(self.source)]}
 
     def read_at(self, offset: int, size: int) -> bytes:
         """DataError if the file is damaged or ends too early."""
