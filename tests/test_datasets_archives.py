@@ -95,11 +95,11 @@ def test_members_are_found_at_random(tmp_path_factory, names, seed, form, num_pi
     members = [("marker", b"m"), *((name, rng.bytes(int(rng.integers(0, 2000)))) for name in names)]
     if form in ("stored", "deflated"):
         path = scratch / "x.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED if form == "stored" else zipfile.ZIP_DEFLATED) as archive:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of names that are there twice
-                for name, data in members:
-                    archive.writestr(name, data)
+        kind = zipfile.ZIP_STORED if form == "stored" else zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(path, "w", kind) as archive, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of names that are there twice
+            for name, data in members:
+                archive.writestr(name, data)
     else:
         path = scratch / f"x.{form}"
         with tarfile.open(path, "w:gz" if form == "tar.gz" else "w") as tar:

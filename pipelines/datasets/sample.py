@@ -50,6 +50,7 @@ _MIRROR_ROTATION = np.array([1.0, -1.0, -1.0], np.float32)
 _MIRROR_POINT = np.array([-1.0, 1.0, 1.0], np.float32)
 _MIRROR_MANO = np.concatenate([np.tile(_MIRROR_ROTATION, 16), np.ones(10, np.float32), _MIRROR_POINT])
 _MIRROR_CAMERA = np.diag([-1.0, 1.0, 1.0])
+_IDENTITY = np.eye(3)
 
 
 class DataError(ValueError):
@@ -77,7 +78,7 @@ def as_affine(matrix: object) -> DoubleArray:
 
 def affine_matrix(affine: DoubleArray) -> DoubleArray:
     """(2,3) affine -> (3,3) homogeneous matrix."""
-    matrix = np.eye(3)
+    matrix = _IDENTITY.copy()
     matrix[:2] = affine
     return matrix
 
@@ -134,8 +135,8 @@ class HandLabel:
             raise ValueError(f"side: expected 0 (left) or 1 (right), got {self.side!r}")
         if self.joint_convention not in JOINT_CONVENTIONS:
             raise ValueError(f"joint_convention: expected one of {list(JOINT_CONVENTIONS)}, got {self.joint_convention!r}")
-        if not isinstance(self.source_id, str) or not self.source_id:
-            raise ValueError(f"source_id: expected a non-empty string, got {self.source_id!r}")
+        if not isinstance(self.source_id, str) or not self.source_id or not self.source_id.isprintable():
+            raise ValueError(f"source_id: expected a line of text, got {self.source_id!r}")
         for name, value in (("hand_model", self.hand_model), ("identity", self.identity)):
             if value is not None and not isinstance(value, str):
                 raise ValueError(f"{name}: expected a string or None, got {type(value).__name__}")
