@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official_layouts import zipped
 from official_layouts_coco import HEIGHT, WIDTH, coco_scene, write_coco, write_whole_body
 from official_layouts_scene import assert_dots_at, assert_on_skin_of
 
@@ -149,15 +148,6 @@ def test_a_share_of_the_images_is_held_out(shared):
     assert len(set(keys[0] + keys[1])) == 6
     assert val.sample(0).key == keys[1][0]
     assert len(open_coco(shared, "eval", val_fraction=0.5)) == 2
-
-
-@pytest.mark.parametrize("top", ["", "hands/"])
-def test_archives_are_read_like_the_folder(shared, tmp_path, top):
-    a, b = open_coco(shared), open_coco(zipped(shared, tmp_path / "hands.zip", top), cache=tmp_path / "cache")
-    assert [a.where(i) for i in range(len(a))] == [b.where(i) for i in range(len(b))]
-    for i in (0, 1):
-        np.testing.assert_array_equal(a.sample(i).image, b.sample(i).image)
-        np.testing.assert_array_equal(a.sample(i).mask, b.sample(i).mask)
 
 
 def first(content):

@@ -13,7 +13,6 @@ import pytest
 import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from official_layouts import zipped
 from official_layouts_egohands import (
     COLORS,
     FRAME_NUMBERS,
@@ -74,13 +73,6 @@ def test_hands_have_sides_masks_and_boxes(shared):
         assert (painted != (sample.mask > 0)).sum() < 0.03 * painted.sum()
     with pytest.raises(ValueError, match="split: expected 'eval', got 'train'"):
         open_egohands(shared, "train")
-
-
-@pytest.mark.parametrize("top", ["", "egohands_data/"])
-def test_archives_are_read_like_the_folder(shared, tmp_path, top):
-    a, b = open_egohands(shared), open_egohands(zipped(shared, tmp_path / "egohands_data.zip", top))
-    assert [a.where(i) for i in range(len(a))] == [b.where(i) for i in range(len(b))]
-    np.testing.assert_array_equal(a.sample(1).mask, b.sample(1).mask)
 
 
 def videos(**changes) -> np.ndarray:

@@ -181,7 +181,7 @@ def test_the_downloads_are_read_like_one_folder(shared, tmp_path, form):
     a, b = open_interhand(shared), open_interhand(published)
     assert [a.where(i) for i in range(len(a))] == [b.where(i) for i in range(len(b))]
     np.testing.assert_array_equal(a.sample(3).image, b.sample(3).image)
-    with pytest.raises(DataError, match=r"release_fps: expected 5, as the name says, got 30"):
+    with pytest.raises(DataError, match=r"release_fps: expected 5, as the name of a folder or archive says, got 30"):
         open_interhand(published, release_fps=30)
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_samples import project
-from official_layouts import zipped
 from official_layouts_rhd import annotation_file, rhd_scene, write_annotations, write_rhd
 from official_layouts_scene import assert_dots_at, assert_on_skin_of
 
@@ -81,18 +80,6 @@ def test_a_share_of_the_training_images_is_held_out(shared):
     assert sorted(keys[0] + keys[1]) == [f"{i:05d}" for i in range(6)]
     assert val.sample(0).key == keys[1][0]
     assert len(open_rhd(shared, "eval", val_fraction=0.34)) == 2
-
-
-@pytest.mark.parametrize("top", ["", "RHD_published_v2/"])
-def test_archives_are_read_like_the_folder(shared, tmp_path, top):
-    archive = zipped(shared, tmp_path / "RHD_v1-1.zip", top)
-    for split in ("train", "eval"):
-        a, b = open_rhd(shared, split), open_rhd(archive, split, tmp_path / "cache")
-        assert [a.where(i) for i in range(len(a))] == [b.where(i) for i in range(len(b))]
-        one, other = a.sample(1), b.sample(1)
-        np.testing.assert_array_equal(one.image, other.image)
-        np.testing.assert_array_equal(one.mask, other.mask)
-        np.testing.assert_array_equal(one.hands[0].keypoints_m, other.hands[0].keypoints_m)
 
 
 class Evil:

@@ -104,6 +104,15 @@ class Coco:
             mask_source=None if mask is None else "published",
         )
 
+    def published_boxes(self, index: int) -> list[list[float]]:
+        """x, y, width, height of the boxes published for the hands of sample `index`, in their order; [] for one without."""
+        boxes = []
+        for annotation in self.records.annotations(int(self.rows[index])):
+            found = self._hands_of(annotation, self._annotation(annotation))
+            own = [] if is_whole_body(annotation) else annotation.get("bbox")
+            boxes += [own if isinstance(own, list) and len(own) == 4 else []] * len(found)
+        return boxes
+
     def _hands_of(self, annotation: Record, where: str) -> list[tuple[int, NDArray[np.float64]]]:
         """Side and keypoints (21,3), x, y and whether it is labelled, in std21, of each labelled hand of an annotation."""
         if is_whole_body(annotation):

@@ -35,6 +35,7 @@ from pipelines.datasets.source_files import SourceFiles
 
 OFFICIAL = {"train": "train", "val": "val", "eval": "test"}
 FOLDERS = ("annotations", "images")
+MARKERS = tuple(annotation_name(official, "data") for official in OFFICIAL.values())
 ABSENT_MM = np.array([1.0, 1.0, 1.0])  # what stands for a joint of a hand that nobody annotated
 INTERACTING = HAND_TYPES.index("interacting")
 FPS_IN_NAME = re.compile(r"(?<!\d)(\d+)[._ ]?fps", re.IGNORECASE)
@@ -59,8 +60,7 @@ class Interhand:
         if split not in OFFICIAL:
             raise ValueError(f"split: expected one of {list(OFFICIAL)}, got {split!r}")
         self.split = OFFICIAL[split]
-        markers = [annotation_name(official, "data") for official in OFFICIAL.values()]
-        self.files = SourceFiles(config.path, markers, folders=FOLDERS, cache=cache)
+        self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
         check_release(self.files, config.release_fps)
         for kind in ("data", "camera", "joint_3d"):
             if not self.files.exists(annotation_name(self.split, kind)):
@@ -231,9 +231,14 @@ def _thinned(annotations: Annotations, rows: NDArray[np.int64], step: int) -> ND
     return kept
 
 
+def named_fps(files: SourceFiles) -> int | None:
+    """The frame rate that is part of a folder's or archive's name, such as InterHand2.6M_5fps_batch1."""
+    found = [match for root in files.roots if (match := FPS_IN_NAME.search(root.path.name))]
+    return int(found[0][1]) if found else None
+
+
 def check_release(files: SourceFiles, release_fps: int) -> None:
     """DataError if a folder or archive is called by another frame rate than the one configured."""
-    for root in files.roots:
-        found = FPS_IN_NAME.search(root.path.name)
-        if found and int(found[1]) != release_fps:
-            raise DataError(f"{root.path}: release_fps: expected {int(found[1])}, as the name says, got {release_fps}")
+    named = named_fps(files)
+    if named is not None and named != release_fps:
+        raise DataError(f"{files.path}: release_fps: expected {named}, as the name of a folder or archive says, got {release_fps}")

@@ -88,12 +88,14 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "rhd": Adapter(
         factory="pipelines.datasets.rhd:Rhd",
+        check="pipelines.datasets.rhd_check:CHECK",
         splits=_held_out_and_eval,
         code=(*READING, *_modules("tables"), "handnet/hand", "handnet/skeleton.py"),
         needs_cache=True,
     ),
     "interhand": Adapter(
         factory="pipelines.datasets.interhand:Interhand",
+        check="pipelines.datasets.interhand_check:CHECK",
         splits=lambda config: tuple(split for split in ("train", "val", "eval") if split in config.splits),
         code=(
             *READING,
@@ -105,12 +107,14 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "egohands": Adapter(
         factory="pipelines.datasets.egohands:Egohands",
+        check="pipelines.datasets.egohands_check:CHECK",
         splits=lambda config: ("eval",),
         code=(*READING, *_modules("matlab", "outlines", "unknown_camera")),
         needs_cache=True,
     ),
     "coco": Adapter(
         factory="pipelines.datasets.coco:Coco",
+        check="pipelines.datasets.coco_check:CHECK",
         splits=lambda config: (
             "train",
             *(("val",) if config.val_fraction > 0 else ()),
@@ -121,6 +125,7 @@ ADAPTERS: dict[str, Adapter] = {
     ),
     "photos": Adapter(
         factory="pipelines.datasets.photos:Photos",
+        check="pipelines.datasets.photos_check:CHECK",
         splits=lambda config: ("train", "val") if config.val_fraction > 0 else ("train",),
         code=(*READING, *_modules("mediapipe_process", "mediapipe_worker", "pseudo_labels", "unknown_camera")),
         needs_cache=True,
