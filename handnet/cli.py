@@ -15,6 +15,8 @@ import typer
 app = typer.Typer(help="Hands in images: the hand model and its tools.", no_args_is_help=True, add_completion=False)
 hand = typer.Typer(help="The MANO-schema hand model.", no_args_is_help=True)
 app.add_typer(hand, name="hand")
+mano = typer.Typer(help="A user's MANO files, where there are any.", no_args_is_help=True)
+app.add_typer(mano, name="mano")
 
 # differences up to this are rounding: the arrays are stored as float32, in metres or radians
 SAME_WITHIN = 1e-6
@@ -41,8 +43,9 @@ def build_hand(
     check: Annotated[bool, typer.Option("--check", help="Exit with 1 if the result differs from the hand in this package.")] = False,
 ) -> None:
     """Build the free hand from its source (about 20 seconds) and compare it with the one in this package."""
-    from handnet.hand.files import FREE_HAND_FILE, read_npz
-    from handnet.hand.generator.build import build_arrays, differences, save_arrays
+    from handnet.hand.files import FREE_HAND_FILE
+    from handnet.hand.generator.build import build_arrays, differences
+    from handnet.hand.npz import read_npz, save_arrays
 
     with user_errors():
         if out.suffix != ".npz":
@@ -75,6 +78,25 @@ def show_hand(
         typer.echo(line)
 
 
+@mano.callback()
+def mano_group() -> None:
+    """A user's MANO files, where there are any."""
+
+
+@mano.command("doctor")
+def examine(
+    path: Annotated[Path | None, typer.Argument(help="A MANO file or folder; without it $HANDNET_MANO, else ./mano.")] = None,
+) -> None:
+    """Which MANO files are there, what is wrong with them, and which hand will be used; exit code 1 if something is wrong."""
+    from handnet.hand.mano_doctor import examine_mano
+
+    found = examine_mano(path)
+    for line in found.lines:
+        typer.echo(line)
+    if found.wrong:
+        raise typer.Exit(1)
+
+
 @app.command("predict")
 def predict_images(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
@@ -83,6 +105,7 @@ def predict_images(
     focal_px: Annotated[float | None, typer.Option(help="Focal length in pixels; without it the one the model was trained with.")] = None,
     threshold: Annotated[float, typer.Option(help="Lowest score of a hand, 0 to 1.")] = 0.3,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    mano: Annotated[Path | None, typer.Option(help="MANO's files, for a model trained with them [$HANDNET_MANO or ./mano].")] = None,
 ) -> None:
     """Every hand of each image: 2D and 3D keypoints, MANO parameters, and meshes in one camera frame."""
     import numpy as np
@@ -93,7 +116,7 @@ def predict_images(
     from handnet.predict import Predictor
 
     with user_errors():
-        predictor = Predictor.load(model, device)
+        predictor = Predictor.load(model, device, mano=mano)
         for path in images:
             try:
                 with Image.open(path) as opened:
@@ -105,7 +128,7 @@ def predict_images(
             hands = predictor.predict(image[None], K, score_threshold=threshold)[0]
             write_json(out / f"{path.stem}.json", hands)
             if hands:
-                write_glb(out / f"{path.stem}.glb", hands)
+                write_glb(out / f"{path.stem}.glb", hands, predictor.layer.both_faces.cpu().numpy())
             typer.echo(f"{path}: {len(hands)} hand{'' if len(hands) == 1 else 's'} -> {out / path.stem}.json")
 
 

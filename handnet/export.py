@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import orjson
 import trimesh
+from numpy.typing import NDArray
 
-from handnet.hand.files import load_hand
 from handnet.predict import HandPrediction
 from handnet.skeleton import SIDES
 
@@ -40,11 +40,13 @@ def write_json(path: Path, hands: Sequence[HandPrediction]) -> None:
     _write(path, orjson.dumps({"hands": as_json(hands)}, option=orjson.OPT_INDENT_2))
 
 
-def write_glb(path: Path, hands: Sequence[HandPrediction]) -> None:
-    """All hands of an image in one scene and one camera frame, with their predicted albedo as vertex colours. ValueError for no hands."""
+def write_glb(path: Path, hands: Sequence[HandPrediction], faces: NDArray[np.int64]) -> None:
+    """All hands of an image in one scene and one camera frame, with their predicted albedo as vertex colours. ValueError for no hands.
+
+    faces: (2, 1538, 3) triangles of both sides of the hand model, as `Predictor.layer.both_faces` holds them.
+    """
     if not hands:
         raise ValueError(f"{path}: expected at least one hand to write, got none")
-    faces = load_hand().faces
     scene = trimesh.Scene()
     for number, hand in enumerate(hands):
         albedo = np.full((778, 3), 0.7) if hand.albedo is None else hand.albedo

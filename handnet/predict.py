@@ -17,9 +17,10 @@ from torch import Tensor
 from handnet.camera import intrinsics
 from handnet.centers import Peaks, center_cells, find_peaks, without_duplicates
 from handnet.hand.layer import HandLayer
+from handnet.hand.resolve import HandKind, resolve_hand
 from handnet.network.handnet import DenseMaps, HandNet, HandNetConfig, HandSites
 
-MODEL_SCHEMA = 1
+MODEL_SCHEMA = 2
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "model.json"
 
 
@@ -48,7 +49,8 @@ class ModelDescription:
 
     schema: int
     network: HandNetConfig
-    hand: str  # name of the hand model
+    hand: HandKind  # the hand model: this package's free one, or MANO, which its user brings
+    hand_sha256: str  # of the hand model's arrays
     stage: str
     input_px: int
     focal_px: float | None  # camera used when the caller gives none; None: the longer side of the image
@@ -86,22 +88,36 @@ class Predictor:
         self.description = description
 
     @classmethod
-    def load(cls, folder: str | Path, device: str | torch.device = "cpu") -> Predictor:
-        """From a folder with model.safetensors and model.json. ValueError if either is missing or they don't fit each other."""
+    def load(cls, folder: str | Path, device: str | torch.device = "cpu", *, mano: Path | None = None) -> Predictor:
+        """From a folder with model.safetensors and model.json. ValueError if either is missing or they don't fit each other.
+
+        mano: where the MANO files of a model trained with MANO are; None looks where `handnet.hand.resolve.find_mano` does.
+        """
         folder = Path(folder)
         description = ModelDescription.read(folder / DESCRIPTION_NAME)
         weights = folder / WEIGHTS_NAME
         if not weights.is_file():
             raise ValueError(f"{weights}: not found")
-        layer = HandLayer()
-        if description.hand != layer.name:
-            raise ValueError(f"{folder / DESCRIPTION_NAME}: hand: expected {layer.name!r}, got {description.hand!r}")
+        try:
+            layer = HandLayer(resolve_hand(description.hand, mano if description.hand == "mano" else None))
+        except (ValueError, FileNotFoundError) as error:
+            raise ValueError(f"{folder / DESCRIPTION_NAME}: {error}") from None
+        if description.hand_sha256 != layer.sha256:
+            raise ValueError(
+                f"{folder / DESCRIPTION_NAME}: trained with another {description.hand!r} hand: expected hand_sha256 "
+                f"{layer.sha256[:12]}..., got {description.hand_sha256[:12]}..."
+            )
         network = HandNet(replace(description.network, pretrained="none"), layer)
         try:
             network.load_state_dict(load_file(weights))
         except RuntimeError as error:
             raise ValueError(f"{weights}: does not fit the network of {DESCRIPTION_NAME}: {' '.join(str(error).split())}") from None
         return cls(network, description, device)
+
+    @property
+    def layer(self) -> HandLayer:
+        """The hand model that the network was trained with."""
+        return self.network.hands.layer
 
     def default_K(self, height: int, width: int) -> NDArray[np.float32]:
         """The camera assumed when none is given: c at the image centre, f as the model was trained with."""

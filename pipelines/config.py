@@ -127,6 +127,8 @@ class ModelConfig(Section):
     rotation: Literal["6d", "axis-angle"]
     pose_origin: Literal["flat", "mean"]
     translation: Literal["window", "offset"]  # offset: as the paper's released code decodes it
+    hand: Literal["free", "mano"]  # mano: the user's files in $HANDNET_MANO or ./mano
+    joints: Literal["model", "manopth", "freihand", "ho3d", "smplx", "interhand"]  # what the training labels call joints
     side_head: bool  # whether the keypoints decide between left and right, beside the hand-type map
     texture: bool
 
@@ -189,7 +191,8 @@ class StageConfig(Section):
     supervision: Literal["2d", "3d"]
     center: Literal["keypoints", "box", "root"]
     steps: PositiveInt
-    batch_size: PositiveInt  # global
+    batch_size: PositiveInt  # of all processes together, whatever fits a device
+    optimizer: Literal["adam", "adamw"]
     lr: PositiveFloat
     backbone_lr_factor: PositiveFloat
     schedule: Literal["step", "cosine"]
@@ -199,8 +202,17 @@ class StageConfig(Section):
     grad_clip: PositiveFloat
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     ema_decay: Annotated[float, Field(ge=0, lt=1)]  # 0: off
+    nonfinite: Literal["stop", "skip"]  # what a step with a loss or gradient that is not finite does
     checkpoint_every: PositiveInt
+    keep_checkpoints: PositiveInt  # the last ones, beside the best
     log_every: PositiveInt
+    validate_every: Annotated[int, Field(ge=0)]  # steps; 0: off
+    validate_data: str  # folder of shards, below data/
+    validate_samples: PositiveInt
+    select: Literal["last", "best"]  # the weights that become the model: best in validation
+    compile: bool
+    deterministic: bool
+    gradient_checkpointing: bool  # of the trunk: less memory, one more forward pass
     augment: AugmentConfig
     loss: LossConfig
 
@@ -208,6 +220,12 @@ class StageConfig(Section):
     def _schedule(self) -> StageConfig:
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones: expected ascending shares of steps, got {self.milestones}")
+        return self
+
+    @model_validator(mode="after")
+    def _selection(self) -> StageConfig:
+        if self.select == "best" and not self.validate_every:
+            raise ValueError("select: 'best' is chosen in validation, so validate_every must not be 0")
         return self
 
 
@@ -269,11 +287,21 @@ class Params(Section):
         for key, data in self._data_keys():
             if data not in folders:
                 raise ValueError(f"{key}: expected one of {folders}, got {data!r}")
+        measured = {evaluation.data for evaluation in self.evaluate.values()}
+        for key in ("crop", "multi"):
+            stage: StageConfig = getattr(self.train, key)
+            if stage.select == "best" and stage.validate_data in measured:
+                raise ValueError(
+                    f"train.{key}.select: 'best' would choose on {stage.validate_data!r}, which evaluate measures on: "
+                    "expected 'last', or another validate_data"
+                )
         return self
 
     def _data_keys(self) -> Iterator[tuple[str, str]]:
         yield "train.crop.data", self.train.crop.data
         yield "train.multi.data", self.train.multi.data
+        yield "train.crop.validate_data", self.train.crop.validate_data
+        yield "train.multi.validate_data", self.train.multi.validate_data
         for name, evaluation in self.evaluate.items():
             yield f"evaluate.{name}.data", evaluation.data
             yield f"evaluate.{name}.mean_hand_data", evaluation.mean_hand_data

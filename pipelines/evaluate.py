@@ -8,7 +8,6 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from handnet.hand.layer import HandLayer
 from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ParamsError, load_params
 from pipelines.evaluation.evaluator import Evaluator
@@ -28,7 +27,7 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     reader, training = ShardReader(DATA / config.data), ShardReader(DATA / config.mean_hand_data)
     predictor = Predictor.load(MODELS / config.model)
     input_px, definition = predictor.description.input_px, center_definition(predictor.description.provenance)
-    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition), HandLayer())
+    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition), predictor.layer)
     given = config.centers == "true"
     evaluator = Evaluator(
         mean_hand,

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import handnet
 from handnet.batch import HandBatch
 from handnet.hand.layer import HandLayer
+from handnet.hand.resolve import resolve_hand
 from handnet.losses.weights import LossOptions, LossWeights
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
@@ -67,8 +68,11 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
 
 def build_task(config: TrainConfig, section: StageConfig, start_from: Path | None) -> HandTask:
     """Network, hand and losses of one stage; `start_from` is a model folder whose weights are taken over."""
-    layer = HandLayer()
-    network_config = HandNetConfig(**config.model.model_dump())
+    try:
+        layer = HandLayer(resolve_hand(config.model.hand))
+    except FileNotFoundError as error:
+        raise ValueError(f"train.model.hand: {error}") from None
+    network_config = HandNetConfig(**config.model.model_dump(exclude={"hand"}))
     if start_from is not None:
         network_config = replace(network_config, pretrained="none")
     network = HandNet(network_config, layer)
@@ -112,6 +116,7 @@ def run_fingerprint(stage: Stage, config: TrainConfig, section: StageConfig, tas
             "model": config.model.model_dump(mode="json"),
             "seed": config.seed,
             "data": digest(asdict(manifest)),
+            "hand": task.layer.sha256,
             "initial": weights_digest(task.network.state_dict()),
             "code": code_digest(code),
         }
@@ -246,7 +251,8 @@ def write_model(folder: Path, trainer: Trainer, stage: Stage, config: TrainConfi
     description = ModelDescription(
         schema=MODEL_SCHEMA,
         network=trainer.network.config,
-        hand=trainer.task.layer.name,
+        hand=config.model.hand,
+        hand_sha256=trainer.task.layer.sha256,
         stage=stage,
         input_px=section.input_px,
         focal_px=float(manifest.config["focal_px"]) if "focal_px" in manifest.config else None,

@@ -12,6 +12,7 @@ import torch
 from fake_hands import make_crops, make_scenes, write_shards
 from safetensors.torch import save_file
 
+from handnet.hand.files import load_hand
 from handnet.hand.layer import HandLayer
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import MODEL_SCHEMA, ModelDescription
@@ -78,7 +79,7 @@ def write_model(folder: Path, params: Params, stage: str, seed: int) -> None:
     """A network with random weights."""
     torch.manual_seed(seed)
     section = getattr(params.train, stage)
-    config = HandNetConfig(**params.train.model.model_dump())
+    config = HandNetConfig(**params.train.model.model_dump(exclude={"hand"}))
     network = HandNet(config, HandLayer())
     folder.mkdir(parents=True)
     save_file({name: value.contiguous() for name, value in network.state_dict().items()}, folder / "model.safetensors")
@@ -86,6 +87,7 @@ def write_model(folder: Path, params: Params, stage: str, seed: int) -> None:
         schema=MODEL_SCHEMA,
         network=config,
         hand="free",
+        hand_sha256=load_hand().sha256,
         stage=stage,
         input_px=section.input_px,
         focal_px=None,

@@ -13,6 +13,7 @@ import torch
 from fake_hands import make_crops, make_scenes, write_shards
 from safetensors.torch import save_file
 
+from handnet.hand.files import load_hand
 from handnet.hand.layer import HandLayer
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
@@ -20,7 +21,9 @@ from pipelines import evaluate, submit
 from pipelines.preset import write_preset
 from pipelines.submission.checking import check_submission
 
-NETWORK = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window")
+NETWORK = HandNetConfig(
+    backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window"
+)
 
 
 def write_model(folder: Path, **changes: object) -> None:
@@ -30,7 +33,8 @@ def write_model(folder: Path, **changes: object) -> None:
         network.center_head[-1].bias.fill_(-1.0)  # an untrained network sees no hand: make it see some
     folder.mkdir(parents=True, exist_ok=True)
     save_file(network.state_dict(), folder / WEIGHTS_NAME)
-    values = {"schema": MODEL_SCHEMA, "network": NETWORK, "hand": "free", "stage": folder.name, "input_px": 64, "focal_px": None}
+    hand = {"hand": "free", "hand_sha256": load_hand().sha256}
+    values = {"schema": MODEL_SCHEMA, "network": NETWORK, **hand, "stage": folder.name, "input_px": 64, "focal_px": None}
     description = ModelDescription(**{**values, "fingerprint": "abc", "provenance": {}, **changes})  # type: ignore[arg-type]
     (folder / DESCRIPTION_NAME).write_text(description.to_json())
 

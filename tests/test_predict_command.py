@@ -1,6 +1,7 @@
 """`handnet predict`: a model folder and images in, JSON and GLB out; mistakes are one line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from handnet.cli import app
+from handnet.hand.files import load_free_arrays, load_hand
 from handnet.hand.layer import HandLayer
 from handnet.network.handnet import HandNet, HandNetConfig
-from handnet.predict import ModelDescription
+from handnet.predict import MODEL_SCHEMA, ModelDescription
 
-CONFIG = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window")
+CONFIG = HandNetConfig(
+    backbone="mobilenetv3_small_050", feature_channels=16, output_stride=4, hidden_channels=32, rotation="6d", keypoint_branch="window"
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,9 +31,13 @@ def model(tmp_path_factory) -> Path:
     network.center_head[-1].bias.data.fill_(3.0)
     folder = tmp_path_factory.mktemp("model")
     save_file(network.state_dict(), folder / "model.safetensors")
-    values = {"stage": "multi", "input_px": 96, "focal_px": 512.0, "fingerprint": "", "provenance": {}}
-    (folder / "model.json").write_text(ModelDescription(schema=1, network=CONFIG, hand="free", **values).to_json())
+    write_description(folder, hand="free", hand_sha256=load_hand().sha256)
     return folder
+
+
+def write_description(folder: Path, **hand) -> None:
+    values = {"stage": "multi", "input_px": 96, "focal_px": 512.0, "fingerprint": "", "provenance": {}}
+    (folder / "model.json").write_text(ModelDescription(schema=MODEL_SCHEMA, network=CONFIG, **values, **hand).to_json())
 
 
 @pytest.fixture
@@ -67,6 +75,23 @@ def test_no_hands_write_an_empty_list_and_no_mesh(model, photo, tmp_path):
     assert not (tmp_path / "out/photo.glb").exists()
 
 
+def test_a_model_trained_with_the_users_mano_files_draws_their_hand(model, photo, tmp_path):
+    """Files in MANO's layout: here the free hand's, a tenth larger."""
+    arrays = dict(load_free_arrays())
+    arrays |= {name: arrays[name] * 1.1 for name in ("v_template", "shapedirs", "posedirs")}
+    np.savez(tmp_path / "MANO_RIGHT.npz", **arrays)
+    folder = tmp_path / "model"
+    shutil.copytree(model, folder)
+    write_description(folder, hand="mano", hand_sha256=load_hand(tmp_path).sha256)
+    sizes = []
+    for used, options in ((model, ()), (folder, ("--mano", tmp_path))):
+        result = run(photo, "--model", used, "--out", tmp_path / "out", *options)
+        assert result.exit_code == 0, result.output
+        mesh = next(iter(trimesh.load(tmp_path / "out/photo.glb").geometry.values()))
+        sizes.append(mesh.extents.max())
+    assert sizes[1] / sizes[0] == pytest.approx(1.1, rel=1e-3)
+
+
 def test_mistakes_are_one_line(model, photo, tmp_path):
     (tmp_path / "text.png").write_text("no picture")
     damaged = tmp_path / "damaged"
@@ -74,14 +99,18 @@ def test_mistakes_are_one_line(model, photo, tmp_path):
     (damaged / "model.json").write_text("{}")
     other = tmp_path / "other"
     other.mkdir()
-    (other / "model.json").write_text((model / "model.json").read_text().replace('"hand": "free"', '"hand": "mano"'))
+    write_description(other, hand="free", hand_sha256="0" * 64)
     (other / "model.safetensors").write_bytes((model / "model.safetensors").read_bytes())
+    with_mano = tmp_path / "with_mano"
+    shutil.copytree(other, with_mano)
+    write_description(with_mano, hand="mano", hand_sha256="0" * 64)
     for arguments, message in (
-        ((photo, "--model", other), "hand: expected 'free', got 'mano'"),
+        ((photo, "--model", other), "trained with another 'free' hand: expected hand_sha256 "),
+        ((photo, "--model", with_mano, "--mano", tmp_path), "hand 'mano': expected MANO_RIGHT.pkl or MANO_RIGHT.npz in "),
         ((tmp_path / "text.png", "--model", model), "text.png: not an image"),
         ((tmp_path / "none.png", "--model", model), "none.png"),
         ((photo, "--model", tmp_path / "nowhere"), "model.json: not found"),
-        ((photo, "--model", damaged), "schema: expected 1, got None"),
+        ((photo, "--model", damaged), f"schema: expected {MODEL_SCHEMA}, got None"),
     ):
         result = run(*arguments, "--out", tmp_path / "out")
         assert result.exit_code == 2

@@ -119,7 +119,15 @@ def drawn(samples):
 
 def predictor_of(network) -> Predictor:
     description = ModelDescription(
-        schema=1, network=network.config, hand="free", stage="crop", input_px=96, focal_px=None, fingerprint="", provenance={}
+        schema=2,
+        network=network.config,
+        hand="free",
+        hand_sha256=network.hands.layer.sha256,
+        stage="crop",
+        input_px=96,
+        focal_px=None,
+        fingerprint="",
+        provenance={},
     )
     return Predictor(network, description)
 

@@ -17,6 +17,7 @@ from handnet.hand.layer import HandLayer
 from handnet.network.backbone import Backbone, BatchNorm, Pretrained
 from handnet.network.heads import HandHead, HandParameters, KeypointView, PoseOrigin, Rotation, Translation
 from handnet.network.sampling import LocalKeypoints, at_least_float32, gather_cells, local_keypoints, sample_map, tag_penalty
+from handnet.skeleton import convention_index
 
 NUM_GROUPS = 8
 FOCAL_PRIOR = -4.59  # sigmoid(-4.59) = 0.01: a heatmap starts as background
@@ -34,6 +35,7 @@ class HandNetConfig:
     pose_origin: the predicted pose is relative to the "flat" hand or to the model's "mean" pose.
     translation: "window" decodes it as apparent scale in the hand's window, "offset" as the paper's released code does.
     side_head: whether the keypoints, beside the hand-type map, decide between left and right.
+    joints: what the labels call the joints of a hand, a name of `handnet.skeleton.JOINT_CONVENTIONS`.
     """
 
     backbone: str = "resnet50"
@@ -50,6 +52,7 @@ class HandNetConfig:
     pose_origin: PoseOrigin = "flat"
     translation: Translation = "window"
     side_head: bool = False
+    joints: str = "model"
     texture: bool = True
 
     def __post_init__(self) -> None:
@@ -63,6 +66,7 @@ class HandNetConfig:
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name}: expected one of {list(allowed)}, got {getattr(self, name)!r}")
+        convention_index(self.joints)
         if self.feature_channels % NUM_GROUPS or self.feature_channels < NUM_GROUPS:
             raise ValueError(f"feature_channels: expected a multiple of {NUM_GROUPS}, got {self.feature_channels}")
         if self.refinements < 1:
@@ -137,6 +141,7 @@ class HandNet(nn.Module):
             pose_origin=config.pose_origin,
             translation=config.translation,
             side_head=config.side_head,
+            joints=config.joints,
             texture=config.texture,
             layer=layer,
         )

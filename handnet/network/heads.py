@@ -69,6 +69,7 @@ class HandHead(nn.Module):
         pose_origin: PoseOrigin,
         translation: Translation,
         side_head: bool,
+        joints: str,
         texture: bool,
         layer: HandLayer,
     ):
@@ -78,6 +79,7 @@ class HandHead(nn.Module):
         self.rotation = rotation
         self.pose_origin = pose_origin
         self.translation = translation
+        self.joints = joints
         at_keypoints = 21 * (3 + LOCAL_CHANNELS) if reads_keypoints else 0
         self.window = mlp(vector_channels, 64, 1)
         self.side = mlp(vector_channels + at_keypoints, 128, 1) if side_head else None
@@ -171,7 +173,7 @@ class HandHead(nn.Module):
             translation = decode_translation(raw, centers_px, window_px, K)
         else:
             translation = decode_offset_translation(raw, centers_px, K)
-        out = self.layer(root_rotation, pose, betas, side, translation, center_joint=ROOT)
+        out = self.layer(root_rotation, pose, betas, side, translation, center_joint=ROOT, joints=self.joints)
         return HandParameters(root_rotation, pose, betas, translation, out.vertices, out.joints, project(out.joints, K))
 
 

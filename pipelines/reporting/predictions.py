@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.hand.layer import HandLayer
 from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig
 from pipelines.datasets.sample import HandLabel, HandSample
@@ -37,7 +36,7 @@ class PredictionTable:
 
     def __init__(self, name: str, config: EvaluationConfig, reader: ShardReader, predictor: Predictor) -> None:
         self.name, self.config, self.reader, self.predictor = name, config, reader, predictor
-        self.painter = MeshPainter(HandLayer())
+        self.painter = MeshPainter(predictor.layer)
 
     def of_hands(self, hands: Hands, num: int, progress: Progress) -> PictureTable:
         """Single hands by rank of their 2D error: the best, those around the median, the worst; `num` in all."""
