@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from official_layouts_scene import Pair, painted_pair
+from python2_pickles import python2_pickle
 
 from handnet.skeleton import RHD_TO_STD
 
@@ -53,4 +54,10 @@ def annotation_file(folder: Path, part: str = "training") -> Path:
 
 
 def write_annotations(folder: Path, part: str, annotations: dict) -> None:
-    annotation_file(folder, part).write_bytes(pickle.dumps(annotations, protocol=2))
+    """As Python 2 pickled it: the fields' names are byte strings."""
+    tree = {number: entry and {str(field).encode(): value for field, value in entry.items()} for number, entry in annotations.items()}
+    annotation_file(folder, part).write_bytes(python2_pickle(tree))
+
+
+def read_annotations(folder: Path, part: str = "training") -> dict:
+    return pickle.loads(annotation_file(folder, part).read_bytes(), encoding="latin1")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_samples import project
-from official_layouts_rhd import annotation_file, rhd_scene, write_annotations, write_rhd
+from official_layouts_rhd import annotation_file, read_annotations, rhd_scene, write_annotations, write_rhd
 from official_layouts_scene import assert_dots_at, assert_on_skin_of
 
 from handnet.skeleton import SIDES
@@ -59,7 +59,7 @@ def test_both_hands_come_out_as_they_were_painted(shared, split):
 
 
 def test_a_hand_that_is_hardly_seen_is_no_label_but_no_background_either(own):
-    annotations = pickle.loads(annotation_file(own).read_bytes())
+    annotations = read_annotations(own)
     annotations[0]["uv_vis"][5:21, 2] = 0  # five keypoints of the left hand are left
     annotations[0]["uv_vis"][25, :2] = (-3, 10)  # one of the right hand is visible, but outside the image
     write_annotations(own, "training", annotations)
@@ -97,7 +97,7 @@ class Evil:
     ],
 )
 def test_a_bad_entry_is_named_and_the_others_are_read(own, change, message):
-    write_annotations(own, "training", change(pickle.loads(annotation_file(own).read_bytes())))
+    write_annotations(own, "training", change(read_annotations(own)))
     dataset = open_rhd(own)
     assert len(dataset.sample(0).hands) == 2
     with pytest.raises(DataError, match=message):
