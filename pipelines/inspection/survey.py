@@ -22,7 +22,7 @@ from pipelines.inspection.sheet import Cell
 
 NAMES = tuple(name for name, adapter in ADAPTERS.items() if adapter.check)
 MAX_REPROJECTION_PX = 2.0  # a larger mean error between 2D and 3D labels says that they are not of one hand
-MIN_INSIDE = 0.5  # of keypoints in their published box or on their published mask
+MIN_INSIDE = 0.6  # of keypoints in their published box or on their published mask
 
 
 @dataclass
