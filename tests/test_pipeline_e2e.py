@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from repositories import Repository, clone, stages_run
 
 ROOT = Path(__file__).parents[1]
 EVERY_STAGE = [
@@ -43,66 +43,10 @@ OUTS = [
 ]
 
 
-class Repository:
-    """A temporary clone, and the commands a person would type in it."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.environment = {
-            **os.environ,
-            # the stage commands say `python`: the interpreter that runs the tests
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(folder.parent / "site-cache"),
-            "GIT_AUTHOR_NAME": "test",
-            "GIT_AUTHOR_EMAIL": "test@localhost",
-            "GIT_COMMITTER_NAME": "test",
-            "GIT_COMMITTER_EMAIL": "test@localhost",
-            "COLUMNS": "200",
-            "OMP_NUM_THREADS": "1",  # the tiny networks are no work for more
-        }
-        self.environment.pop("PYTHONPATH", None)
-
-    def run(self, *command: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        result = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, text=True, timeout=1800)
-        if check and result.returncode != 0:
-            pytest.fail(f"{' '.join(command)}: exit code {result.returncode}\n{result.stdout[-3000:]}\n{result.stderr[-3000:]}")
-        return result
-
-    def git(self, *arguments: str) -> str:
-        return self.run("git", *arguments).stdout
-
-    def dvc(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.run(sys.executable, "-m", "dvc", *arguments, check=check)
-
-    def json(self, *arguments: str) -> Any:
-        return json.loads(self.dvc(*arguments, "--json").stdout)
-
-
-def stages_run(output: str) -> list[str]:
-    return re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)
-
-
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A new repository holding what git would commit here, on the tiny preset. A space in its path, since people have them."""
-    folder = tmp_path_factory.mktemp("e2e") / "a clone"
-    folder.mkdir()
-    listing = subprocess.run(["git", "ls-files", "-coz", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, listing.split("\0")):
-        # the reference run's results are the demo's, not this preset's
-        if name == "dvc.lock" or name.startswith("metrics/") or not (ROOT / name).is_file():
-            continue
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(ROOT / name, target)
-    # numba's compiled kernels come along, or most of this test's time would be the compiler's
-    for kernel in [path for top in ("handnet", "pipelines") for path in (ROOT / top).rglob("__pycache__/*.nb[ic]")]:
-        target = folder / kernel.relative_to(ROOT)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(kernel, target)
-    repository = Repository(folder)
-    repository.git("init", "--quiet", "--initial-branch=main")
+    repository = clone(tmp_path_factory.mktemp("e2e") / "a clone")
     repository.run(sys.executable, "-m", "pipelines.preset", "tiny", "--force")
     repository.git("add", "--all")
     repository.git("commit", "--quiet", "--message=Start")

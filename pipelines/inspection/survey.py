@@ -164,7 +164,7 @@ def _split_dict(split: SplitSurvey) -> dict[str, Any]:
         "num_hands": split.num_hands,
         "unusable": split.unusable or None,
         "damaged": split.damaged,
-        **{name: {"count": e.count, "mean_px": _finite(e.mean_px), "max_px": _finite(e.max_px)} for name, e in errors.items()},
+        **{name: {"count": e.count, "mean_px": _finite(e.mean_px), "max_px": _finite(e.max_px) if e.count else None} for name, e in errors.items()},
         **{name: {"count": s.count, "fraction": _finite(s.fraction)} for name, s in shares.items()},
     }
 
