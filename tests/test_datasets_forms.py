@@ -14,11 +14,14 @@ from official_layouts_egohands import write_egohands
 from official_layouts_interhand import json_file, write_interhand, write_json
 from official_layouts_rhd import write_rhd
 
+from pipelines import ingest as stage
+from pipelines.config import IngestConfig
 from pipelines.datasets.registry import ADAPTERS
 from pipelines.datasets.sample import DataError
 from pipelines.inspection.sheet import write_sheet
 from pipelines.inspection.survey import Survey, find_check, survey
 from pipelines.inspection.text import describe
+from pipelines.shards import ShardReader
 
 WRITERS = {"rhd": write_rhd, "interhand": write_interhand, "egohands": write_egohands, "coco": write_coco}
 TOPS = {"rhd": "RHD_published_v2", "interhand": "InterHand2.6M", "egohands": "egohands_data", "coco": "my hands"}
@@ -55,6 +58,28 @@ def test_every_form_gives_the_same_samples(folders, tmp_path, name, form):
     for hand, same in zip(sample.hands, other.hands, strict=True):
         np.testing.assert_array_equal(hand.keypoints_px, same.keypoints_px)
         assert hand.source_id == same.source_id
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_ingest_writes_every_split(folders, tmp_path, name):
+    adapter, check = find_check(name)
+    config = check.config(str(folders[name])).model_copy(update={"samples_per_shard": 3})
+    made = stage.ingest(name, IngestConfig(**{name: config}), data=tmp_path, num_workers=1)
+    assert [folder.name for folder in made] == list(adapter.splits(config))
+    for folder in made:
+        reader, dataset = ShardReader(folder), adapter.open(config, folder.name, tmp_path / "cache")
+        assert len(reader) == len(dataset)
+        assert reader.manifest.num_quarantined == 0
+        stored, sample = reader.read(1, labels_3d=True), dataset.sample(1)
+        assert stored.key == sample.key
+        assert stored.K_known == sample.K_known
+        np.testing.assert_array_equal(stored.mask, sample.mask)
+        for hand, same in zip(stored.hands, sample.hands, strict=True):
+            np.testing.assert_array_equal(hand.keypoints_px, same.keypoints_px)
+            np.testing.assert_array_equal(hand.visible, same.visible)
+            assert hand.side == same.side
+        if sample.encoded is not None:
+            np.testing.assert_array_equal(stored.image, sample.image)
 
 
 @pytest.mark.parametrize("name", WRITERS)

@@ -51,8 +51,9 @@ def view_of(index: int):
 
 
 def by_image(dataset: Interhand) -> dict[int, int]:
-    """Index in the dataset by image id: annotations are listed in another order than images."""
-    return {int(dataset.where(index)[0]): index for index in range(len(dataset))}
+    """Index in the dataset by image id; annotations are listed in another order than images."""
+    images = dataset.annotations.samples["image"][dataset.rows]
+    return {int(dataset.annotations.images["id"][image]): index for index, image in enumerate(images) if image >= 0}
 
 
 def assert_masked(sample) -> None:

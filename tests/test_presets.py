@@ -30,7 +30,7 @@ def committed(path: str) -> str | None:
 
 
 def test_all_are_there() -> None:
-    assert {"demo", "tiny", "paper-freihand", "paper-ho3d"} <= set(preset_names())
+    assert {"demo", "tiny", "paper-freihand", "paper-ho3d", "paper-rhd", "paper-interhand"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -67,7 +67,7 @@ def test_the_paper_s_values(name: str) -> None:
     params = load_params(preset_path(name))
     model, crop, multi = params.train.model, params.train.crop, params.train.multi
     assert (model.backbone, model.output_stride, model.keypoint_branch) == ("resnet50", 8, "fused")
-    assert (crop.input_px, multi.input_px) == (224, 512)
+    assert (crop.input_px, multi.input_px) == (224, 320 if name == "paper-rhd" else 512)
     for stage in (crop, multi):
         assert (stage.batch_size, stage.lr, stage.weight_decay, stage.schedule) == (256, 1e-3, 0.0, "step")
         assert stage.center == "keypoints"

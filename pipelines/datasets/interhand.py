@@ -80,14 +80,13 @@ class Interhand:
 
     def where(self, index: int) -> tuple[str, str]:
         """Key and image file of sample `index`."""
-        row = self.annotations.samples[self.rows[index]]
-        image = int(row["image"])
-        if image < 0:
-            return f"annotation-{int(row['annotation'])}", annotation_name(self.split, "data")
-        return f"{int(self.annotations.images[image]['id']):08d}", f"images/{self.split}/{self.annotations.names[image].decode()}"
+        row = int(self.rows[index])
+        image = int(self.annotations.samples[row]["image"])
+        name = annotation_name(self.split, "data") if image < 0 else f"images/{self.split}/{self.annotations.names[image].decode()}"
+        return f"{row:08d}", name
 
     def sample(self, index: int) -> HandSample:
-        """Sample `index`, in the order of the annotations. DataError names file and field of what is missing or damaged."""
+        """Sample `index`, in the order of the images' ids. DataError names file and field of what is missing or damaged."""
         key, name = self.where(index)
         image_row, annotation, frame = self._entries(index)
         shape = (int(image_row["height"]), int(image_row["width"]))
@@ -149,7 +148,7 @@ class Interhand:
             vertices_m=vertices,
             mano=mano,
             hand_model=None if mano is None else "mano",
-            joint_convention="lbs",
+            joint_convention="regressed",
             source_id=moment.source_id,
         )
         return label, parts

@@ -19,7 +19,7 @@ from pipelines.datasets.sample import DataError
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.tables import Blobs, BlobWriter, RowWriter, converted, read_rows
 
-LAYOUT = 1  # raised when the tables change
+LAYOUT = 2  # raised when the tables change
 NUM_JOINTS = 42
 HAND_TYPES = ("right", "left", "interacting")
 SIDES = ("right", "left")  # as joints and MANO parameters are ordered here
@@ -180,7 +180,7 @@ def _convert_frames(files: SourceFiles, name: str, folder: Path) -> None:
 
 
 def _join(folder: Path, where: str) -> None:
-    """samples.npy: for every annotation its image's row and its frame's."""
+    """samples.npy: for every annotation, in the order of their images' ids, its image's row and its frame's."""
     images, annotations, frames = (read_rows(folder, name) for name in ("images", "annotations", "frames"))
     if not len(annotations):
         raise DataError(f"{where}: expected lists `images` and `annotations`, got no annotation")
@@ -188,13 +188,14 @@ def _join(folder: Path, where: str) -> None:
     samples = np.lib.format.open_memmap(folder / "samples.npy", "w+", SAMPLE, (len(annotations),))
     frame_keys = _frame_key(frames["capture"], frames["frame"])
     identifiers = images["id"][order]
+    in_order = np.argsort(annotations["image_id"], kind="stable")
     for begin in range(0, len(annotations), 1 << 18):
         rows = slice(begin, begin + (1 << 18))
-        wanted = annotations["image_id"][rows]
+        wanted = annotations["image_id"][in_order[rows]]
         image = _lookup(identifiers, wanted)
         image = np.where(image >= 0, order[image], -1) if len(order) else image
         shown = images[np.maximum(image, 0)] if len(images) else None
-        samples["image"][rows], samples["annotation"][rows] = image, np.arange(begin, begin + len(wanted))
+        samples["image"][rows], samples["annotation"][rows] = image, in_order[rows]
         samples["frame"][rows] = -1 if shown is None else _lookup(frame_keys, _frame_key(shown["capture"], shown["frame"]))
     samples.flush()
 
