@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -73,11 +74,47 @@ def painted_sample(index: int, markers: bool = True, size: int = SIZE) -> HandSa
     return HandSample(key=f"{index:08d}", image=image, K=K, hands=(label,), mask=mask)
 
 
+def find_dot(image: np.ndarray, color: np.ndarray, near: np.ndarray, radius_px: float) -> np.ndarray:
+    """Centroid of a dot on skin: every pixel around `near` weighs by how far its colour is from skin towards the dot's.
+
+    Pixels of other dots, which are no mixture of the two, count as skin.
+    """
+    rows = np.arange(max(0, int(near[1] - radius_px)), min(image.shape[0], int(near[1] + radius_px) + 2))
+    columns = np.arange(max(0, int(near[0] - radius_px)), min(image.shape[1], int(near[0] + radius_px) + 2))
+    places = np.stack(np.meshgrid(columns + 0.5, rows + 0.5), axis=-1)
+    offset = image[rows[:, None], columns] - np.array(SKIN, float)
+    axis = color.astype(float) - SKIN
+    share = np.clip(offset @ axis / (axis @ axis), 0, 1)
+    share *= np.linalg.norm(offset - share[..., None] * axis, axis=-1) < 40
+    share *= np.linalg.norm(places - near, axis=-1) <= radius_px
+    return (share[..., None] * places).sum((0, 1)) / max(share.sum(), 1e-9)
+
+
+def dots_seen(sample: HandSample, hand: int, scale: float) -> list[int]:
+    """Keypoints of a hand whose whole dot, with some skin around it, is on top and within the image."""
+    seen = []
+    reach = DOT_RADIUS_PX * scale + 2.5
+    for k, (x, y) in enumerate(sample.hands[hand].keypoints_px):
+        rows, columns = np.mgrid[int(y - reach) : int(y + reach) + 2, int(x - reach) : int(x + reach) + 2]
+        if rows.min() < 0 or columns.min() < 0 or rows.max() >= sample.height_px or columns.max() >= sample.width_px:
+            continue
+        disc = np.hypot(columns + 0.5 - x, rows + 0.5 - y) <= reach
+        if (sample.mask[rows[disc], columns[disc]] == hand + 1).all():
+            seen.append(k)
+    return seen
+
+
+@dataclass(frozen=True)
 class PaintedSource:
-    """A SampleSource of painted hands."""
+    """A SampleSource of painted hands, and the call that opens it; `first` is the number of the first one."""
+
+    first: int = 0
+
+    def __call__(self) -> PaintedSource:
+        return self
 
     def sample(self, index: int) -> HandSample:
-        return painted_sample(index)
+        return replace(painted_sample(self.first + index), key=f"{index:08d}")
 
     def counts(self, index: int) -> dict[str, dict[str, int]]:
         return {}
@@ -94,7 +131,7 @@ def build_painted(data: Path, split: str, num_samples: int = 16) -> Path:
         samples_per_shard=8,
         jpeg_quality=98,
         config={},
-        open_source=PaintedSource,
+        open_source=PaintedSource(0 if split == "train" else 1000),  # no frame is in two splits
     )
     build_shards(plan, num_workers=1, description="painted")
     return plan.target

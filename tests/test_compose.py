@@ -144,7 +144,8 @@ def test_background_folders_are_part_of_the_configuration(tmp_path):
     build_painted(tmp_path, "train", num_samples=4)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
-    config = section(backgrounds_dir=str(pictures), whole_first_fraction=0.0, empty_fraction=1.0)
+    mix = {"generated": 0.0, "sources": 0.0, "folder": 1.0}
+    config = section(backgrounds_dir=str(pictures), backgrounds=mix, whole_first_fraction=0.0, empty_fraction=1.0)
     with pytest.raises(DataError, match=r"backgrounds_dir: .*no image below it"):
         stage.compose("train", config, data=tmp_path)
     fingerprints = set()

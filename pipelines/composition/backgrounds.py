@@ -9,6 +9,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 
 from pipelines.datasets.sample import DataError, HandSample
@@ -16,35 +17,45 @@ from pipelines.datasets.sample import DataError, HandSample
 Image = NDArray[np.uint8]
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+MIN_COARSE_PX = 64
+MIN_CROP = 0.6  # smallest side of a crop, as a share of the picture's shorter side
+GRAIN = 4  # at most, up or down; a power of two
 MIN_STRIP_PX = 24  # a narrower strip beside a hand shows nothing when it is enlarged
 
 
 def generate(side_px: int, rng: np.random.Generator) -> Image:
     """(side, side, 3) uint8 RGB: smooth noise, gradients and shapes in random mixture, with a little grain."""
-    image = _gradient(side_px, rng)
+    # none of it needs all of the pixels but the grain: shapes take half of them, and what is smooth a quarter
+    half_px, coarse_px = (min(side_px, max(side_px // factor, MIN_COARSE_PX)) for factor in (2, 4))
+    smooth = _gradient(coarse_px, rng)
     if rng.random() < 0.7:
         share = np.float32(rng.uniform(0.2, 0.8))
-        image += share * (_smooth_noise(side_px, rng) - image)
-    canvas = np.clip(image, 0, 255).astype(np.uint8)
+        smooth += share * (_smooth_noise(coarse_px, rng) - smooth)
+    canvas = _enlarge(np.clip(smooth, 0, 255).astype(np.uint8), half_px)
     if rng.random() < 0.6:
         _draw_shapes(canvas, int(rng.integers(2, 9)), rng)
     if rng.random() < 0.5:
-        size = int(rng.choice([3, 5, 7]))
+        size = int(rng.choice([3, 5, 7])) * half_px // side_px | 1
         canvas = np.asarray(cv2.GaussianBlur(canvas, (size, size), 0), np.uint8)
-    grain = rng.integers(-6, 7, (side_px // 2 + 1, side_px // 2 + 1), dtype=np.int16)
-    fine = cv2.resize(grain, (side_px, side_px), interpolation=cv2.INTER_NEAREST)
-    return np.clip(canvas + fine[..., None], 0, 255).astype(np.uint8)
+    grain = np.frombuffer(rng.bytes((side_px // 2 + 1) ** 2), np.uint8).reshape(side_px // 2 + 1, -1) & (2 * GRAIN - 1)
+    fine = cv2.cvtColor(cv2.resize(grain, (side_px, side_px), interpolation=cv2.INTER_NEAREST), cv2.COLOR_GRAY2RGB)
+    darker = np.maximum(canvas, GRAIN) - np.uint8(GRAIN)
+    return np.asarray(cv2.add(_enlarge(darker, side_px), fine), np.uint8)
+
+
+def _enlarge(image: Image, side_px: int) -> Image:
+    return np.asarray(cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
 def _gradient(side_px: int, rng: np.random.Generator) -> NDArray[np.float32]:
     angle = rng.uniform(0, 2 * np.pi)
     steps = np.linspace(-0.5, 0.5, side_px, dtype=np.float32)
     across, along = np.float32(np.cos(angle)), np.float32(np.sin(angle))
-    ramp = np.clip(steps[None, :] * across + steps[:, None] * along + np.float32(0.5), 0, 1)[..., None]
+    ramp = np.clip(steps[None, :] * across + steps[:, None] * along + np.float32(0.5), 0, 1)
     ends = rng.uniform(20, 235, (2, 3)).astype(np.float32)
     if rng.random() < 0.5:
         ends[1] = np.clip(ends[0] + rng.uniform(-50, 50, 3), 0, 255)  # one surface, unevenly lit
-    return np.asarray(ends[0] + ramp * (ends[1] - ends[0]), np.float32)
+    return np.asarray(cv2.merge([first + ramp * (last - first) for first, last in ends.T]), np.float32)
 
 
 def _smooth_noise(side_px: int, rng: np.random.Generator) -> NDArray[np.float32]:
@@ -86,13 +97,23 @@ def list_images(folder: str | Path) -> list[Path]:
 def from_file(path: Path, side_px: int, rng: np.random.Generator) -> Image:
     """A random square of an image file, scaled to (side, side, 3) RGB and flipped half the time. DataError names a bad file."""
     try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
+        data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    loaded = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    return _random_square(_decode(path, data, int(side_px / MIN_CROP) + 1), side_px, rng)
+
+
+def _decode(path: Path, data: bytes, min_side_px: int) -> Image:
+    """The image of a file; a JPEG as small as its format lets it be decoded with both sides from `min_side_px` on."""
+    if data[:2] == b"\xff\xd8":
+        try:
+            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=min_side_px, min_width=min_side_px), np.uint8)
+        except ValueError as error:
+            raise DataError(f"{path}: not an image that can be decoded: {error}") from None
+    loaded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
     if loaded is None:
         raise DataError(f"{path}: not an image that can be decoded")
-    return _random_square(np.asarray(cv2.cvtColor(loaded, cv2.COLOR_BGR2RGB), np.uint8), side_px, rng)
+    return np.asarray(loaded, np.uint8)
 
 
 def from_source(sample: HandSample, side_px: int, rng: np.random.Generator) -> Image | None:
@@ -117,10 +138,10 @@ def from_source(sample: HandSample, side_px: int, rng: np.random.Generator) -> I
 def _random_square(image: Image, side_px: int, rng: np.random.Generator) -> Image:
     height, width = image.shape[:2]
     largest = min(height, width)
-    side = int(rng.integers(max(1, min(largest, side_px, int(0.6 * largest))), largest + 1))
+    side = int(rng.integers(max(1, min(largest, side_px, int(MIN_CROP * largest))), largest + 1))
     x, y = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
     crop = image[y : y + side, x : x + side]
     if rng.random() < 0.5:
         crop = crop[:, ::-1]
-    interpolation = cv2.INTER_AREA if side > side_px else cv2.INTER_CUBIC
+    interpolation = cv2.INTER_AREA if side > side_px else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(np.ascontiguousarray(crop), (side_px, side_px), interpolation=interpolation), np.uint8)

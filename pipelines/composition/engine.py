@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.composition import backgrounds
+from pipelines.composition.kernels import mean_color
 from pipelines.composition.layout import pack_squares
 from pipelines.composition.paste import Canvas
 from pipelines.composition.patch import cut_hand, whole_image
@@ -18,7 +19,7 @@ from pipelines.shards import ShardReader
 from pipelines.shards.manifest import Counts
 
 MAX_GAIN = 1.4  # colours are matched lightly: never by more than this factor, up or down
-SOURCE_BACKGROUND_FRACTION = 0.25  # share of generated backgrounds that are strips of source images instead
+LIGHT_STEP = 4  # every so many pixels are looked at for an image's mean colour
 MAX_DRAWS = 20  # samples to look at for one with a hand
 
 
@@ -42,11 +43,10 @@ class SceneComposer:
         """Scene `index`: image, camera (focal_px, centre of the canvas), labels of the hands that can be seen, and mask."""
         config = self.config
         rng = np.random.default_rng((config.seed, index))
-        wanted = 0 if rng.random() < config.empty_fraction else int(rng.integers(1, config.max_hands + 1))
-        canvas = self._start(rng, with_hand=wanted > 0)
-        light = np.array(cv2.mean(canvas.image)[:3])
-        squares = pack_squares(config.canvas_px, config.hand_px, rng, wanted - len(canvas.hands)) if wanted > len(canvas.hands) else []
-        for square in squares:
+        wanted = 0 if rng.random() < config.empty_fraction else int(rng.integers(config.min_hands, config.max_hands + 1))
+        canvas, light = self._start(rng, with_hand=wanted > 0)
+        more = wanted - len(canvas.hands)
+        for square in pack_squares(config.canvas_px, config.hand_px, rng, more, config.overlap) if more > 0 else []:
             source = self._draw_source(rng)
             hand = int(rng.integers(len(source.hands)))
             flip = bool(rng.random() < config.flip_fraction)
@@ -64,26 +64,26 @@ class SceneComposer:
             self.sample(index)
         return self._counts[1]
 
-    def _start(self, rng: np.random.Generator, *, with_hand: bool) -> Canvas:
-        """A canvas with its first layer: a whole source image with its hand, or a background alone."""
+    def _start(self, rng: np.random.Generator, *, with_hand: bool) -> tuple[Canvas, Sequence[float]]:
+        """A canvas with its first layer, a whole source image with its hand or a background alone; and its mean colour."""
         config = self.config
         if with_hand and rng.random() < config.whole_first_fraction:
             source = self._draw_source(rng)
             flip = bool(rng.random() < config.flip_fraction)
-            layer = whole_image(source, config.canvas_px, float(rng.random()), flip=flip)
-            canvas = Canvas(np.zeros((config.canvas_px, config.canvas_px, 3), np.uint8))
-            canvas.paste(layer)
-            return canvas
-        return Canvas(self._background(rng))
+            canvas = Canvas.of_image(whole_image(source, config.canvas_px, float(rng.random()), flip=flip))
+            return canvas, mean_color(source.image, LIGHT_STEP)
+        background = self._background(rng)
+        return Canvas(background), mean_color(background, LIGHT_STEP)
 
     def _background(self, rng: np.random.Generator) -> NDArray[np.uint8]:
-        side = self.config.canvas_px
-        if self.background_files:
-            return backgrounds.from_file(self.background_files[int(rng.integers(len(self.background_files)))], side, rng)
-        if rng.random() < SOURCE_BACKGROUND_FRACTION:
+        side, weights = self.config.canvas_px, self.config.backgrounds
+        choice = float(rng.random()) * (weights.sources + weights.folder + weights.generated)
+        if choice < weights.sources:
             strip = backgrounds.from_source(self._draw_source(rng, labels_3d=False), side, rng)
             if strip is not None:
                 return strip
+        if self.background_files and (choice < weights.sources + weights.folder or weights.generated == 0):
+            return backgrounds.from_file(self.background_files[int(rng.integers(len(self.background_files)))], side, rng)
         return backgrounds.generate(side, rng)
 
     def _draw_source(self, rng: np.random.Generator, *, labels_3d: bool = True) -> HandSample:
@@ -96,10 +96,11 @@ class SceneComposer:
                 return sample
         raise DataError(f"{self.reader.folder}: no hand in {MAX_DRAWS} samples drawn; expected a set of images that show hands")
 
-    def _gain(self, source: HandSample, light: NDArray[np.float64]) -> NDArray[np.float32]:
+    def _gain(self, source: HandSample, light: Sequence[float]) -> NDArray[np.float64]:
         """(3,) factor that moves a source's mean colour towards the scene's; color_match is how far, 0 not at all, 1 fully."""
-        own = np.maximum(np.array(cv2.mean(source.image)[:3]), 1.0)
-        return np.clip((np.maximum(light, 1.0) / own) ** self.config.color_match, 1 / MAX_GAIN, MAX_GAIN).astype(np.float32)
+        strength = self.config.color_match
+        ratios = [max(wanted, 1.0) / max(own, 1.0) for wanted, own in zip(light, mean_color(source.image, LIGHT_STEP), strict=True)]
+        return np.array([min(max(ratio**strength, 1 / MAX_GAIN), MAX_GAIN) for ratio in ratios])
 
 
 def _count_scene(canvas: Canvas, num_labels: int) -> Counts:

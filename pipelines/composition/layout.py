@@ -19,27 +19,43 @@ class Square:
     side: int
 
 
-def pack_squares(canvas_px: int, sizes_px: tuple[int, int], rng: np.random.Generator, max_hands: int) -> list[Square]:
-    """Up to `max_hands` squares of `sizes_px` = (smallest, largest) that lie in the canvas and don't overlap.
+def pack_squares(
+    canvas_px: int, sizes_px: tuple[int, int], rng: np.random.Generator, max_hands: int, overlap: float = 0.0
+) -> list[Square]:
+    """Up to `max_hands` squares of `sizes_px` = (smallest, largest) that lie in the canvas, in the order they are pasted in.
 
     Layers grow from the bottom, squares in a layer from the right; a layer is full when less than the smallest size is
     left beside it, the canvas when less is left above. Room left over is then dealt out at random between squares and
     layers, so that places are not tied to the corner. When more squares fit than are wanted, a random choice of them
-    stays. ValueError for sizes that are not 1 <= smallest <= largest <= canvas.
+    stays. So far no square overlaps another. With `overlap` each then grows about its centre by a random share of its
+    side, up to that one, as far as the largest size and the canvas allow, and who lies on top is drawn too.
+    ValueError for sizes that are not 1 <= smallest <= largest <= canvas, or an overlap that is not in 0..1.
     """
     smallest, largest = sizes_px
     if not 1 <= smallest <= largest <= canvas_px:
         raise ValueError(f"sizes_px: expected 1 <= smallest <= largest <= canvas ({canvas_px}), got {list(sizes_px)}")
+    if not 0 <= overlap <= 1:
+        raise ValueError(f"overlap: expected a share in 0..1, got {overlap}")
     squares = _spread(_pack_layers(canvas_px, smallest, largest, rng), canvas_px, rng)
     if len(squares) > max_hands:
         chosen = np.sort(rng.choice(len(squares), size=max(max_hands, 0), replace=False))
         squares = [squares[i] for i in chosen]
+    if overlap:
+        grown = [_grow(square, float(rng.uniform(0, overlap)), largest, canvas_px) for square in squares]
+        squares = [grown[i] for i in rng.permutation(len(grown))]
     return squares
+
+
+def _grow(square: Square, share: float, largest: int, canvas_px: int) -> Square:
+    """The square larger by `share` of its side, moved as little as it takes to stay in the canvas."""
+    side = min(int(square.side * (1 + share)), largest)
+    x, y = (min(max(place - (side - square.side) // 2, 0), canvas_px - side) for place in (square.x, square.y))
+    return Square(x, y, side)
 
 
 def _pack_layers(canvas_px: int, smallest: int, largest: int, rng: np.random.Generator) -> list[list[int]]:
     """Sides of the squares, layer by layer from the bottom, each layer from the right."""
-    layers = []
+    layers: list[list[int]] = []
     room_above = canvas_px
     while room_above >= smallest:
         layer: list[int] = []
@@ -70,5 +86,5 @@ def _spread(layers: list[list[int]], canvas_px: int, rng: np.random.Generator) -
 
 def _split(total: int, num_parts: int, rng: np.random.Generator) -> list[int]:
     """`num_parts` gaps, none negative, that add up to at most `total`: one more part is what stays at the far end."""
-    cuts = np.sort(rng.integers(0, total + 1, num_parts))
-    return [int(gap) for gap in np.diff(cuts, prepend=0)]
+    cuts = sorted(rng.integers(0, total + 1, num_parts).tolist())
+    return [cut - before for before, cut in zip([0, *cuts], cuts, strict=False)]

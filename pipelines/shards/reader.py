@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import bisect
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,13 @@ from pipelines.shards.manifest import Manifest, load_manifest, sha256_file
 from pipelines.shards.schema import ShardError
 
 _COLUMNS = {suffix: i for i, suffix in enumerate(schema.SUFFIXES)}
+_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    **dict.fromkeys(schema.SUFFIXES, schema.decode_array),
+    schema.IMAGE: schema.decode_image,
+    schema.MASK: schema.decode_mask,
+    schema.META: schema.decode_meta,
+}
+MAX_OPEN_FILES = 256  # of one reader: a quarter of what a process may usually open
 
 
 class ShardReader:
@@ -56,13 +64,19 @@ class ShardReader:
         shard, row = self._locate(index)
         return self._index(shard).keys[row]
 
+    def has_member(self, index: int, suffix: str) -> bool:
+        """Whether sample `index` has the member; only the shard's headers are read."""
+        shard, row = self._locate(index)
+        return bool(self._index(shard).sizes[row, _COLUMNS[suffix]] >= 0)
+
     def read_members(self, index: int, suffixes: Iterable[str]) -> dict[str, bytes]:
         """The bytes of the members named by `suffixes` (such as "jpg"); ShardError names one that is not there."""
         wanted = list(suffixes)
-        found = self._read(index, wanted)
+        shard, row = self._locate(index)
+        found = self._read_row(shard, row, wanted)
         missing = [suffix for suffix in wanted if suffix not in found]
         if missing:
-            raise ShardError(f"{self._where(index)}.{missing[0]}: no such member")
+            raise ShardError(f"{self._where(shard, row)}.{missing[0]}: no such member")
         return found
 
     def read(self, index: int, *, labels_3d: bool, image: bool = True, vertices: bool = True) -> HandSample:
@@ -72,41 +86,46 @@ class ShardReader:
         out the (large) vertices only. image=False leaves image and mask unread: `mask` is None and `image` a black
         placeholder of the right size that takes no memory.
         """
-        suffixes = [schema.META, schema.KEYPOINTS]
-        if image:
-            suffixes += [schema.IMAGE, schema.MASK]
-        if labels_3d:
-            suffixes += [s for s in schema.LABELS_3D if vertices or s != schema.VERTICES]
-        members = self._read(index, suffixes)
-        where = self._where(index)
-        decoded = {suffix: self._decode(where, suffix, data) for suffix, data in members.items()}
+        shard, row = self._locate(index)
+        found = self._read_row(shard, row, _suffixes(labels_3d, image, vertices))
+        suffix = ""
+        try:
+            decoded = {}
+            for suffix, data in found.items():
+                decoded[suffix] = _DECODERS[suffix](data)
+        except schema.DECODE_ERRORS as error:
+            raise schema.undecodable(f"{self._where(shard, row)}.{suffix}", error) from None
+        try:
+            return self._assemble(shard, row, decoded, image)
+        except KeyError as error:
+            raise ShardError(f"{self._where(shard, row)}.{schema.META}: missing key {error}") from None
+        except ShardError as error:
+            raise ShardError(f"{self._where(shard, row)}{error}") from None
+        except ValueError as error:
+            raise ShardError(f"{self._where(shard, row)}: {error}") from None
+
+    def _assemble(self, shard: int, row: int, decoded: dict[str, Any], image: bool) -> HandSample:
+        """A sample from its decoded members; the messages of its ShardErrors go on after the sample's name."""
         for suffix in (schema.META, schema.KEYPOINTS, *([schema.IMAGE] if image else [])):
             if suffix not in decoded:
-                raise ShardError(f"{where}.{suffix}: no such member")
+                raise ShardError(f".{suffix}: no such member")
         meta = decoded[schema.META]
-        try:
-            size = (int(meta["height"]), int(meta["width"]))
-            arrays = {suffix: decoded[suffix] for suffix in schema.LABELS_3D if suffix in decoded}
-            hands = schema.decode_hands(where, meta, decoded[schema.KEYPOINTS], arrays)
-            pixels = decoded[schema.IMAGE] if image else np.broadcast_to(np.uint8(0), (*size, 3))
-            if pixels.shape[:2] != size:
-                raise ShardError(f"{where}.{schema.IMAGE}: expected height, width {size}, got {pixels.shape[:2]}")
-            mask = decoded.get(schema.MASK)
-            return HandSample(
-                key=self.key(index),
-                image=pixels,
-                K=np.array(meta["K"]),
-                hands=hands,
-                mask=mask,
-                K_known=meta["K_known"],
-                mask_source=None if mask is None else meta["mask_source"],
-            )
-        except KeyError as error:
-            raise ShardError(f"{where}.{schema.META}: missing key {error}") from None
-        except ShardError:
-            raise
-        except ValueError as error:
-            raise ShardError(f"{where}: {error}") from None
+        size = (int(meta["height"]), int(meta["width"]))
+        arrays = {suffix: decoded[suffix] for suffix in schema.LABELS_3D if suffix in decoded}
+        hands = schema.decode_hands("", meta, decoded[schema.KEYPOINTS], arrays)
+        pixels = decoded[schema.IMAGE] if image else np.broadcast_to(np.uint8(0), (*size, 3))
+        if pixels.shape[:2] != size:
+            raise ShardError(f".{schema.IMAGE}: expected height, width {size}, got {pixels.shape[:2]}")
+        mask = decoded.get(schema.MASK)
+        return HandSample(
+            key=self._index(shard).keys[row],
+            image=pixels,
+            K=np.array(meta["K"]),
+            hands=hands,
+            mask=mask,
+            K_known=meta["K_known"],
+            mask_source=None if mask is None else meta["mask_source"],
+        )
 
     def verify(self) -> None:
         """Compare every shard's checksum with the manifest's and read every header; ShardError names the shard."""
@@ -117,24 +136,19 @@ class ShardReader:
                 raise ShardError(f"{path}: expected sha256 {entry.sha256} as manifest.json says, got {found}")
             self._index(number)
 
-    @staticmethod
-    def _decode(where: str, suffix: str, data: bytes) -> Any:
-        decoders = {schema.IMAGE: schema.decode_image, schema.MASK: schema.decode_mask, schema.META: schema.decode_meta}
-        return schema.decode_member(f"{where}.{suffix}", decoders.get(suffix, schema.decode_array), data)
-
     def _locate(self, index: int) -> tuple[int, int]:
         if not 0 <= index < len(self):
             raise IndexError(f"{self.folder}: expected a sample index in 0..{len(self) - 1}, got {index}")
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
-    def _where(self, index: int) -> str:
-        shard, row = self._locate(index)
+    def _where(self, shard: int, row: int) -> str:
+        """A sample's name in errors."""
         return f"{self.folder / self.manifest.shards[shard].name}: {self._index(shard).keys[row]}"
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._descriptors:
-            if len(self._descriptors) >= 64:  # stay far below the usual limit of open files
+            if len(self._descriptors) >= MAX_OPEN_FILES:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
             self._descriptors[shard] = os.open(self.folder / self.manifest.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
         return self._descriptors[shard]
@@ -149,20 +163,28 @@ class ShardReader:
             self._indices[shard] = index
         return self._indices[shard]
 
-    def _read(self, index: int, suffixes: Iterable[str]) -> dict[str, bytes]:
+    def _read_row(self, shard: int, row: int, suffixes: Iterable[str]) -> dict[str, bytes]:
         """{suffix: bytes} of those members the sample has."""
-        shard, row = self._locate(index)
         members = self._index(shard)
         descriptor = self._descriptor(shard)
+        offsets, sizes = members.offsets[row].tolist(), members.sizes[row].tolist()
         found = {}
         for suffix in suffixes:
             if suffix not in _COLUMNS:
                 raise ShardError(f"{self.folder}: unknown member {suffix!r}; expected one of {list(_COLUMNS)}")
-            size = int(members.sizes[row, _COLUMNS[suffix]])
+            size = sizes[_COLUMNS[suffix]]
             if size < 0:
                 continue
-            data = os.pread(descriptor, size, int(members.offsets[row, _COLUMNS[suffix]]))
+            data = os.pread(descriptor, size, offsets[_COLUMNS[suffix]])
             if len(data) != size:
-                raise ShardError(f"{self._where(index)}.{suffix}: truncated: expected {size} bytes, got {len(data)}")
+                raise ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {size} bytes, got {len(data)}")
             found[suffix] = data
         return found
+
+
+@cache
+def _suffixes(labels_3d: bool, image: bool, vertices: bool) -> tuple[str, ...]:
+    """The members that `ShardReader.read` needs."""
+    images = (schema.IMAGE, schema.MASK) if image else ()
+    labels = tuple(s for s in schema.LABELS_3D if vertices or s != schema.VERTICES) if labels_3d else ()
+    return (schema.META, schema.KEYPOINTS, *images, *labels)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -113,13 +113,14 @@ def _encode_hand(hand: HandLabel) -> dict[str, Any]:
     }
 
 
-def decode_member(where: str, decode: Callable[[bytes], Any], data: bytes) -> Any:
-    """`decode(data)`, with whatever is wrong with the bytes raised as a ShardError that names the member."""
-    try:
-        return decode(data)
-    except (ValueError, KeyError, IndexError, TypeError, EOFError) as error:
-        reason = f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
-        raise ShardError(f"{where}: cannot be decoded: {reason or type(error).__name__}") from None
+# what the decoders raise for bytes that are not what they should be
+DECODE_ERRORS = (ValueError, KeyError, IndexError, TypeError, EOFError)
+
+
+def undecodable(where: str, error: Exception) -> ShardError:
+    """One of DECODE_ERRORS as a ShardError that names the member."""
+    reason = f"missing key {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
+    return ShardError(f"{where}: cannot be decoded: {reason or type(error).__name__}")
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
