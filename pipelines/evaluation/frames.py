@@ -37,7 +37,7 @@ class Frame:
 
 def crop_frame(sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition) -> Frame:
     """The crop with the true centre of `hand` in its middle."""
-    image, K, affine = crop_sample(replace(sample, hands=(hand,), mask=None), input_px, definition)
+    image, K, affine = crop_sample(replace(sample, hands=(hand,), mask=None, mask_source=None), input_px, definition)
     return Frame(image=image, K=K, affine=affine, centers_px=np.full((1, 2), input_px / 2))
 
 

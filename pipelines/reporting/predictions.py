@@ -49,7 +49,7 @@ class PredictionTable:
                 raise ValueError(f"{table}: expected samples of data/{self.config.data}, got {key}; evaluate again")
             sample = self._read(index_of[key])
             error, baseline = float(hands["error_2d_fraction"][row]), float(hands["mean_hand_error_2d_fraction"][row])
-            shown = replace(sample, hands=(sample.hands[int(hands["hand"][row])],), mask=None)
+            shown = replace(sample, hands=(sample.hands[int(hands["hand"][row])],), mask=None, mask_source=None)
             rows.append(self._row(shown, joined([f"{rank}: {key}, 2D error {error:.1%} of hand size", mean_hand_text(baseline)])))
             progress.advance()
         return self._table(rows, "single hands: the best, median and worst by 2D error")
@@ -67,7 +67,7 @@ class PredictionTable:
     def _read(self, index: int) -> HandSample:
         """A sample with the hands that the evaluation counts."""
         sample = self.reader.read(index, labels_3d=True, vertices=False)
-        return replace(sample, hands=tuple(hand for hand in sample.hands if is_measurable(hand)), mask=None)
+        return replace(sample, hands=tuple(hand for hand in sample.hands if is_measurable(hand)), mask=None, mask_source=None)
 
     def _table(self, rows: list[Row], what: str) -> PictureTable:
         columns = COLUMNS[: max((len(row.cells) for row in rows), default=len(COLUMNS))]
