@@ -21,7 +21,7 @@ from pipelines.stage_command import FINISHED_SHARDS_STAY, run_stage, usage_error
 DATA = Path("data")
 SETS = ("train", "eval")
 HERE = Path(__file__).parent
-CODE = ("composition", "datasets/sample.py", "shards/schema.py", "shards/writer.py")
+CODE = ("composition", "datasets/sample.py", "shards/headers.py", "shards/schema.py", "shards/writer.py")
 
 
 @dataclass(frozen=True)

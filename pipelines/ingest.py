@@ -22,7 +22,7 @@ from pipelines.stage_command import FINISHED_SHARDS_STAY, run_stage, usage_error
 
 DATA = Path("data")
 JPEG_QUALITY = 95  # for datasets of photographs, which are only packed; rendered ones say for themselves
-SHARED_CODE = ("pipelines/datasets/sample.py", "pipelines/shards/schema.py", "pipelines/shards/writer.py")
+SHARED_CODE = ("pipelines/datasets/sample.py", "pipelines/shards/headers.py", "pipelines/shards/schema.py", "pipelines/shards/writer.py")
 
 
 @dataclass(frozen=True)

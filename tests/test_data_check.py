@@ -145,7 +145,7 @@ def test_what_is_no_dataset_is_said_in_one_line(tmp_path):
     text = check("freihand", tmp_path / "empty", exit_code=1)
     assert "expected a folder or archive with one of ['training_K.json', 'evaluation_K.json'], found none" in text
     (tmp_path / "half.zip").write_bytes(b"PK\3\4")
-    assert "half.zip: not a zip that can be read" in check("ho3d", tmp_path / "half.zip", exit_code=1)
+    assert "half.zip: not an archive that can be read" in check("ho3d", tmp_path / "half.zip", exit_code=1)
     (tmp_path / "empty/train.txt").write_text("A/0\n")
     assert "no image found below train/SEQUENCE/rgb/" in check("ho3d", tmp_path / "empty", exit_code=1)
     result = CliRunner().invoke(app, ["data", "check", "imagenet", "."])

@@ -19,8 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from official_layouts import FORMS, in_form, in_pieces, tarred, zipped
 
-from pipelines.datasets import annotations, byte_sources, source_files
-from pipelines.datasets.archives import Archive
+from pipelines.datasets import annotations, archive_index, byte_sources, source_files
 from pipelines.datasets.byte_sources import GzipBytes
 from pipelines.datasets.sample import DataError
 from pipelines.datasets.source_files import SourceFiles
@@ -120,7 +119,7 @@ def test_members_are_found_at_random(tmp_path_factory, names, seed, form, num_pi
 def test_an_index_is_made_once(folder, tmp_path, monkeypatch):
     path = tarred(folder, tmp_path / "x.tar")
     want = SourceFiles(path, (MARKER,), cache=tmp_path / "cache").read("big.bin")
-    monkeypatch.setattr(Archive, "_scan", lambda *_: pytest.fail("scanned again"))
+    monkeypatch.setattr(archive_index, "_scan", lambda *_: pytest.fail("scanned again"))
     assert SourceFiles(path, (MARKER,), cache=tmp_path / "cache").read("big.bin") == want
     os.utime(path, (1, 1))  # another file, as far as anybody knows
     with pytest.raises(pytest.fail.Exception, match="scanned again"):
@@ -254,7 +253,7 @@ def test_truncated_archives_are_named(folder, form):
     whole = path.read_bytes()
     for cut in (len(whole) // 2, len(whole) - {"tar": 10_240, "tar.gz": 4000, "zip": 30}[form], 0):
         path.write_bytes(whole[:cut])
-        with pytest.raises(DataError, match=rf"{path.name}: (not a (zip|tar) that can be read \(truncated\?\)|damaged)"):
+        with pytest.raises(DataError, match=rf"{path.name}: (not an archive that can be read \(truncated\?\)|damaged)"):
             SourceFiles(path, (MARKER,))
 
 
@@ -273,20 +272,20 @@ def test_damage_within_is_named(folder, tmp_path):
     path = tarred(folder, tmp_path / "c.tar")
     with tarfile.open(path) as tar:
         header = tar.getmember("images/a/1.bin").offset
-    with pytest.raises(DataError, match=r"c\.tar: not a tar that can be read .*: no header at byte"):
+    with pytest.raises(DataError, match=r"c\.tar: not an archive that can be read .*: no header at byte"):
         SourceFiles(flipped(path, header + 3), (MARKER,))
 
 
 def test_archives_that_cannot_be_read_are_said_so(folder, tmp_path):
     with zipfile.ZipFile(tmp_path / "lzma.zip", "w", zipfile.ZIP_LZMA) as archive:
         archive.writestr(MARKER, "x" * 100)
-    with pytest.raises(DataError, match=r"lzma\.zip: list\.txt: has compression method 14; expected plain zip members"):
+    with pytest.raises(DataError, match=r"lzma\.zip: .*list\.txt has compression method 14; expected plain members"):
         SourceFiles(tmp_path / "lzma.zip", (MARKER,))
     path = zipped(folder, tmp_path / "secret.zip")
     data = bytearray(path.read_bytes())
     data[data.rindex(b"PK\1\2") + 8] |= 1
     path.write_bytes(data)
-    with pytest.raises(DataError, match=r"secret\.zip: .*: is encrypted"):
+    with pytest.raises(DataError, match=r"secret\.zip: .* is encrypted"):
         SourceFiles(path, (MARKER,))
     for name in ("x.tar.xz", "x.rar", "x.mp4"):
         (tmp_path / name).write_bytes(b"x")

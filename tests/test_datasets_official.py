@@ -211,7 +211,7 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
         open_freihand(tmp_path / "empty")
     whole = zipped(freihand, tmp_path / "whole.zip").read_bytes()
     (tmp_path / "half.zip").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(DataError, match=r"half\.zip: not a zip that can be read"):
+    with pytest.raises(DataError, match=r"half\.zip: not an archive that can be read"):
         open_freihand(tmp_path / "half.zip")
 
 

@@ -14,7 +14,6 @@ from typing import Any, Protocol
 from pipelines.datasets.sample import HandSample
 
 ROOT = Path(__file__).parents[2]
-READING = tuple(f"pipelines/datasets/{name}.py" for name in ("archives", "byte_sources", "masks", "source_files", "splits"))
 
 
 class Dataset(Protocol):
@@ -60,6 +59,9 @@ class Adapter:
 
 def _modules(*names: str) -> tuple[str, ...]:
     return tuple(f"pipelines/datasets/{name}.py" for name in names)
+
+
+READING = _modules("archive_index", "archives", "byte_sources", "masks", "source_files", "splits")
 
 
 def _held_out_and_eval(config: Any) -> tuple[str, ...]:
