@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from handnet.hand.layer import HandLayer
 from handnet.losses.assignment import pull_loss, push_loss
 from handnet.losses.consistency import consistency_loss
 from handnet.losses.localization import focal_heatmap_loss, side_loss, window_keypoint_loss, window_loss, window_map_loss
+from handnet.losses.parts import BatchPart, label_counts
 from handnet.losses.reconstruction import bone_loss, joints_3d_loss, reprojection_loss, root_aligned_loss
 from handnet.losses.regularization import pose_limit_loss, shape_prior_loss
 from handnet.losses.rendered import photometric_term, silhouette_term, view_of
@@ -28,6 +29,16 @@ WINDOW_OF_BOX = 0.62
 MIN_BOX_PX = 8.0
 
 Supervision = Literal["2d", "3d"]
+
+
+class _Labels(NamedTuple):
+    """What is derived from the labels of M hands."""
+
+    labelled: Tensor  # (M,) whether any keypoint is
+    centers: Tensor  # (M, 2) px
+    box: Tensor  # (M, 4) px
+    true_window_px: Tensor  # (M,) half side
+    window_px: Tensor  # (M,) the half side that the heads are shown
 
 
 class HandTask(nn.Module):
@@ -60,34 +71,50 @@ class HandTask(nn.Module):
         self.center: CenterDefinition = center
         self.supervision = supervision
 
-    def forward(self, batch: HandBatch) -> dict[str, Tensor]:
-        """Named terms, unweighted, and their weighted sum as "loss". The names depend on the weights only, not on the batch."""
-        height, width = batch.image.shape[-2:]
+    def forward(self, batch: HandBatch, part: BatchPart | None = None) -> dict[str, Tensor]:
+        """Named terms, unweighted, and their weighted sum as "loss". The names depend on the weights only, not on the batch.
+
+        part: what the batch is of a larger one. Each term is then its share of the larger batch's, so that the sum over the parts of a
+        process, averaged over the processes, is what one forward pass of the whole batch would give, and so are the gradients.
+        """
         stride = self.network.stride
+        labels = self._labels(batch)
+        cells = center_cells(labels.centers, stride, batch.image.shape[-2] // stride, batch.image.shape[-1] // stride)
+        sites = HandSites(batch.image_index, cells, labels.centers, batch.side, labels.window_px)
+        maps, out = self.network(batch.image, sites, batch.K[batch.image_index])
+        with torch.autocast(batch.image.device.type, enabled=False):
+            terms: dict[str, Tensor] = {}
+            self._localization(terms, maps, batch, cells, labels)
+            self._windows(terms, out, batch, labels)
+            self._assignment(terms, maps, batch, labels.centers)
+            self._reconstruction(terms, out, batch)
+            self._rendered(terms, out, batch, part)
+            if self.supervision == "3d":
+                self._full_supervision(terms, out, batch)
+            if part is not None:
+                own = self.label_counts(batch, part.num_drawn)
+                terms = {name: value * part.share(own[name], part.counts[name]) if name in own else value for name, value in terms.items()}
+            loss = torch.stack([getattr(self.weights, name) * value for name, value in terms.items()]).sum() if terms else 0.0
+            return {"loss": loss + _no_gradient(maps, out), **terms}
+
+    def label_counts(self, batch: HandBatch, num_drawn: int) -> dict[str, Tensor]:
+        """`losses.parts.label_counts` of a batch of which the first `num_drawn` images are drawn."""
+        labels = self._labels(batch)
+        drawn = self.weights.silhouette > 0 and batch.mask is not None and num_drawn > 0
+        view = view_of(batch, self.options.render_px, num_drawn) if drawn else None
+        return label_counts(batch, labels.centers, labels.window_px, view)
+
+    def _labels(self, batch: HandBatch) -> _Labels:
         labelled = (batch.visible > 0).any(-1)
         centers = hand_centers(batch.keypoints_px, batch.visible, self.center)
         box = torch.where(labelled[:, None], hand_boxes(batch.keypoints_px, batch.visible), batch.box_px)
         true_window = (box[:, 2:] - box[:, :2]).amax(-1).clamp(min=MIN_BOX_PX) * WINDOW_OF_BOX
-        cells = center_cells(centers, stride, height // stride, width // stride)
-        sites = HandSites(batch.image_index, cells, centers, batch.side, true_window * batch.window_jitter)
-        maps, out = self.network(batch.image, sites, batch.K[batch.image_index])
-        with torch.autocast(batch.image.device.type, enabled=False):
-            terms: dict[str, Tensor] = {}
-            self._localization(terms, maps, batch, cells, box, labelled)
-            self._windows(terms, out, batch, centers, true_window)
-            self._assignment(terms, maps, batch, centers)
-            self._reconstruction(terms, out, batch)
-            self._rendered(terms, out, batch)
-            if self.supervision == "3d":
-                self._full_supervision(terms, out, batch)
-            loss = torch.stack([getattr(self.weights, name) * value for name, value in terms.items()]).sum() if terms else 0.0
-            return {"loss": loss + _no_gradient(maps, out), **terms}
+        return _Labels(labelled, centers, box, true_window, true_window * batch.window_jitter)
 
-    def _localization(
-        self, terms: dict[str, Tensor], maps: DenseMaps, batch: HandBatch, cells: Tensor, box: Tensor, labelled: Tensor
-    ) -> None:
+    def _localization(self, terms: dict[str, Tensor], maps: DenseMaps, batch: HandBatch, cells: Tensor, labels: _Labels) -> None:
         """Eq. 2 and 3. The keypoint maps say nothing of hands whose keypoints nobody labelled."""
         weights, stride, num = self.weights, self.network.stride, len(batch.side)
+        box, labelled = labels.box, labels.labelled
         b, _, h, w = maps.center.shape
         radius = gaussian_radius((box[:, 2:] - box[:, :2]) / stride)
         if weights.center:
@@ -106,20 +133,20 @@ class HandTask(nn.Module):
             known = 1 - _covered(box / stride, batch.image_index, ~labelled, b, h, w)
             terms["heatmap"] = focal_heatmap_loss(maps.keypoints, target, labelled.sum(), known)
 
-    def _windows(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch, centers: Tensor, true_window: Tensor) -> None:
+    def _windows(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch, labels: _Labels) -> None:
         """Side, window, and what is read from the keypoint maps inside it."""
         weights, local = self.weights, out.local
         if weights.side:
             terms["side"] = side_loss(out.side_logit, batch.side)
         if weights.window:
-            terms["window"] = window_loss(out.log_window, (true_window / BASE_WINDOW_PX).log())
+            terms["window"] = window_loss(out.log_window, (labels.true_window_px / BASE_WINDOW_PX).log())
         if local is None:
             return
         target, visible = batch.keypoints_px, batch.visible
         if weights.keypoints:
             terms["keypoints"] = window_keypoint_loss(local.keypoints_px, target, visible, out.window_px)
         if weights.keypoint_maps:
-            terms["keypoint_maps"] = window_map_loss(local.log_probability, target, visible, centers, out.window_px)
+            terms["keypoint_maps"] = window_map_loss(local.log_probability, target, visible, labels.centers, out.window_px)
         if weights.consistency:
             terms["consistency"] = consistency_loss(local.keypoints_px, out.passes[-1].keypoints_px, out.window_px)
 
@@ -151,21 +178,24 @@ class HandTask(nn.Module):
             if getattr(self.weights, name):
                 terms[name] = torch.stack([s * term(hands) for s, hands in zip(share, out.passes, strict=True)]).sum()
 
-    def _rendered(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch) -> None:
+    def _rendered(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch, part: BatchPart | None) -> None:
         """Eq. 9 and the silhouette on the first images of the batch, at the rendering size."""
         weights = self.weights
-        if not (weights.photometric or weights.silhouette):
-            return
-        if batch.mask is None:  # nothing to compare with in the whole batch
-            terms.update({name: batch.image.new_zeros(()) for name in ("photometric", "silhouette") if getattr(weights, name)})
-            return
-        view = view_of(batch, self.options.render_px, self.options.render_images)
-        vertices = out.passes[-1].vertices_m[: view.num_hands]
-        faces = self.layer.both_faces[batch.side[: view.num_hands]]
-        if weights.photometric and out.albedo is not None and out.light is not None:
-            terms["photometric"] = photometric_term(view, vertices, faces, out.albedo[: view.num_hands], out.light[: view.num_hands])
-        if weights.silhouette:
-            terms["silhouette"] = silhouette_term(view, vertices, faces)
+        names = [name for name in ("photometric", "silhouette") if getattr(weights, name)]
+        num_drawn = self.options.render_images if part is None else part.num_drawn
+        terms.update({name: batch.image.new_zeros(()) for name in names})
+        compared = batch.image.new_zeros(())
+        if names and batch.mask is not None and num_drawn:  # else there is nothing to compare with
+            view = view_of(batch, self.options.render_px, num_drawn)
+            vertices = out.passes[-1].vertices_m[: view.num_hands]
+            faces = self.layer.both_faces[batch.side[: view.num_hands]]
+            if weights.photometric and out.albedo is not None and out.light is not None:
+                albedo, light = out.albedo[: view.num_hands], out.light[: view.num_hands]
+                terms["photometric"], compared = photometric_term(view, vertices, faces, albedo, light)
+            if weights.silhouette:
+                terms["silhouette"] = silhouette_term(view, vertices, faces)
+        if weights.photometric and part is not None and part.first:  # all processes ask, whether they draw or not
+            terms["photometric"] = terms["photometric"] * part.share(compared, part.sum_over_processes(compared))
 
     def _full_supervision(self, terms: dict[str, Tensor], out: HandOutputs, batch: HandBatch) -> None:
         """The 3D terms over the hands that have such labels: 0 where none in the batch has."""

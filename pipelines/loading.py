@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -16,8 +17,9 @@ from handnet.centers import CenterDefinition, hand_centers
 from pipelines.augment import View, fixed_view, jitter_color, random_view, warp_image, warp_mask, warp_vectors
 from pipelines.config import StageConfig
 from pipelines.datasets.sample import MASK_IGNORE, HandLabel, HandSample, transform_box, transform_points
-from pipelines.shards import ShardReader
+from pipelines.shards import ShardReader, schema
 
+Item = TypeVar("Item")
 DATA_ROOT = Path("data")
 # The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
 WINDOW_JITTER = 1.2
@@ -35,22 +37,42 @@ class TrainingBatches(Dataset[HandBatch]):
             raise ValueError(f"batch_size: expected a multiple of {world_size} processes, got {config.batch_size}")
         if not len(self.reader):
             raise ValueError(f"{self.reader.folder}: expected at least one sample, got none")
-        self.places = range(rank, config.batch_size, world_size)
+        self.rank, self.world_size = rank, world_size
+        self._order: tuple[int, NDArray[np.int64]] | None = None  # of the epoch read last
 
     def __len__(self) -> int:
         return self.config.steps
 
     def __getitem__(self, step: int) -> HandBatch:
+        return collate([self._sample(position) for position in self._positions(step)])
+
+    def in_parts(self, step: int, size: int) -> list[HandBatch]:
+        """The same batch in parts of `size` images, the last one smaller where it must be."""
+        positions = self._positions(step)
+        return [collate([self._sample(p) for p in positions[i : i + size]]) for i in range(0, len(positions), size)]
+
+    def _positions(self, step: int) -> list[int]:
+        """Places of this rank's images in the sequence of all: dealt out one by one, those with a mask first.
+
+        The terms that draw hands look at a batch's first images with a mask, so these are spread over the ranks.
+        """
         if step >= self.config.steps:
             raise IndexError(step)
-        return collate([self._sample(step * self.config.batch_size + place) for place in self.places])
+        batch = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+        in_order = sorted(batch, key=lambda position: not self.reader.has_member(self._index(position), schema.MASK))
+        return in_order[self.rank :: self.world_size]
+
+    def _index(self, position: int) -> int:
+        """Which sample stands at a place of the sequence: every epoch has its own order."""
+        epoch, place = divmod(position, len(self.reader))
+        if self._order is None or self._order[0] != epoch:
+            self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.reader))
+        return int(self._order[1][place])
 
     def _sample(self, position: int) -> Example:
-        epoch, place = divmod(position, len(self.reader))
-        order = np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.reader))
         rng = np.random.default_rng([self.seed, 1, position])
         full = self.config.supervision == "3d"
-        sample = self.reader.read(int(order[place]), labels_3d=full)
+        sample = self.reader.read(self._index(position), labels_3d=full)
         center = view_center(sample, self.config.center, self.whole_image)
         view = random_view(sample, self.config.input_px, center, self.config.augment, rng)
         return make_example(sample, view, self.config.input_px, color=self.config.augment.color, rng=rng)
@@ -175,12 +197,12 @@ class FromStep(torch.utils.data.Sampler[int]):
         return len(self.steps)
 
 
-def training_loader(batches: TrainingBatches, first_step: int, num_workers: int) -> DataLoader[HandBatch]:
+def training_loader(batches: Dataset[Item], first_step: int, num_steps: int, num_workers: int) -> DataLoader[Item]:
     """Batches of the remaining steps; workers only move the work elsewhere, they change no byte."""
     return DataLoader(
         batches,
         batch_size=None,
-        sampler=FromStep(first_step, len(batches)),
+        sampler=FromStep(first_step, num_steps),
         num_workers=num_workers,
         worker_init_fn=_one_thread,
         prefetch_factor=4 if num_workers else None,

@@ -14,7 +14,7 @@ from handnet.batch import MASK_IGNORE, HandBatch
 from pipelines.augment import fixed_view
 from pipelines.config import load_params
 from pipelines.loading import TrainingBatches, collate, make_example
-from pipelines.training import require_3d_labels
+from pipelines.training.stage import require_3d_labels
 
 
 @pytest.fixture(scope="module")

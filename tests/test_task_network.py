@@ -15,7 +15,7 @@ from handnet.network.handnet import HandNet, HandSites
 from handnet.predict import ModelDescription, Predictor
 from handnet.task import HandTask
 from pipelines.config import load_params
-from pipelines.training import build_task
+from pipelines.training.stage import build_task
 
 
 @pytest.fixture(scope="module")

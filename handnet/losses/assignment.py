@@ -29,9 +29,13 @@ def push_loss(tags: Float[Tensor, "M P T"], visible: Float[Tensor, "M P"], image
     """exp(-d^2 / 2) of the distance d between the mean tags of two hands: mean over all pairs of hands that share an image."""
     mean, counted = _mean_tags(tags, visible)
     squared = (mean[:, None] - mean[None]).square().sum(-1)
-    # every pair once: a hand with those after it in the list
+    return weighted_mean(torch.exp(-squared / 2), hand_pairs(counted, image_index))
+
+
+def hand_pairs(counted: Float[Tensor, " M"], image_index: Int[Tensor, " M"]) -> Float[Tensor, "M M"]:
+    """1 for two hands that count (1, else 0) and share an image; every pair once: a hand with those after it in the list."""
     pair = (image_index[:, None] == image_index[None]) * counted[:, None] * counted[None]
-    return weighted_mean(torch.exp(-squared / 2), pair.triu(1))
+    return pair.triu(1)
 
 
 def _mean_tags(tags: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:

@@ -76,10 +76,18 @@ def window_map_loss(
     A label outside its window has no target and does not count.
     """
     size = round(log_probability.shape[-1] ** 0.5)
-    cell = ((target_px - centers_px[:, None]) / window_px[:, None, None] + 1) / 2 * size - 0.5
-    inside = ((cell >= -0.5) & (cell <= size - 0.5)).all(-1)
+    place = in_window(target_px, centers_px, window_px)
+    cell = (place + 1) / 2 * size - 0.5
+    inside = (place.abs() <= 1).all(-1)
     steps = torch.arange(size, device=cell.device, dtype=cell.dtype)
     gaussian = torch.exp(-((steps - cell[..., None]) ** 2) / (2 * sigma_cells**2))  # (M, 21, 2, S): along x, along y
     gaussian = gaussian / gaussian.sum(-1, keepdim=True).clamp(min=1e-9)
     target = (gaussian[:, :, 1, :, None] * gaussian[:, :, 0, None, :]).flatten(2)
     return weighted_mean(-(target * log_probability).sum(-1), visible * inside)
+
+
+def in_window(
+    points_px: Float[Tensor, "M 21 2"], centers_px: Float[Tensor, "M 2"], window_px: Float[Tensor, " M"]
+) -> Float[Tensor, "M 21 2"]:
+    """Points in half sides of their hand's window: within +-1 inside it."""
+    return (points_px - centers_px[:, None]) / window_px[:, None, None]

@@ -22,6 +22,7 @@ MIN_UNIT_OF_BOX = 0.15
 MIN_BONE_OF_UNIT = 0.05
 # The paper's released code multiplies its squared pixel errors by this.
 RELEASED_REPROJECTION_SCALE = 0.01
+_PARENT, _CHILD = [parent for parent, _ in BONES], [child for _, child in BONES]
 
 
 def hand_unit_px(keypoints_px: Float[Tensor, "M 21 2"], visible: Float[Tensor, "M 21"]) -> Float[Tensor, " M"]:
@@ -59,14 +60,20 @@ def bone_loss(
     keypoints_px: Float[Tensor, "M 21 2"], target_px: Float[Tensor, "M 21 2"], visible: Float[Tensor, "M 21"]
 ) -> Float[Tensor, ""]:
     """Second term of Eq. 8: mean L2 distance of the 20 normalised bone vectors. A bone counts when both ends are labelled."""
-    parent, child = [p for p, _ in BONES], [c for _, c in BONES]
     unit = hand_unit_px(target_px, visible)[:, None, None]
-    bone = (keypoints_px[:, child] - keypoints_px[:, parent]) / unit
-    target = (target_px[:, child] - target_px[:, parent]) / unit
-    weight = visible[:, parent] * visible[:, child] * (target.norm(dim=-1) > MIN_BONE_OF_UNIT)
+    bone = (keypoints_px[:, _CHILD] - keypoints_px[:, _PARENT]) / unit
+    target, weight = target_bones(target_px, visible)
     direction = bone / (bone.square().sum(-1, keepdim=True) + 1e-4).sqrt()
     target = target / target.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     return weighted_mean(smooth_norm(direction - target), weight)
+
+
+def target_bones(
+    target_px: Float[Tensor, "M 21 2"], visible: Float[Tensor, "M 21"]
+) -> tuple[Float[Tensor, "M 20 2"], Float[Tensor, "M 20"]]:
+    """The labelled bone vectors in the hand's unit, and the weight with which each counts: 0 for those without a direction."""
+    target = (target_px[:, _CHILD] - target_px[:, _PARENT]) / hand_unit_px(target_px, visible)[:, None, None]
+    return target, visible[:, _PARENT] * visible[:, _CHILD] * (target.norm(dim=-1) > MIN_BONE_OF_UNIT)
 
 
 @full_precision

@@ -57,13 +57,15 @@ def view_of(batch: HandBatch, width: int, max_images: int) -> View:
     )
 
 
-def photometric_term(view: View, vertices_m: Tensor, faces: Tensor, albedo: Tensor, light: Tensor) -> Float[Tensor, ""]:
-    """Eq. 9 of the view's hands: vertices_m (L,778,3), faces (L,F,3), albedo (L,778,3), light (L,27)."""
+def photometric_term(
+    view: View, vertices_m: Tensor, faces: Tensor, albedo: Tensor, light: Tensor
+) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+    """Eq. 9 of the view's hands, and the size of M: vertices_m (L,778,3), faces (L,F,3), albedo (L,778,3), light (L,27)."""
     num, height, width = view.hand_share.shape
     colors = shade(albedo, vertex_normals(vertices_m, faces), light)
     rendering = render_hands(vertices_m, faces, colors, view.K, view.image_index, num, height, width)
-    skin = (view.hand_share > MIN_SKIN).float()
-    return photometric_loss(rendering.image, view.image, skin * rendering.silhouette.detach())
+    compared = (view.hand_share > MIN_SKIN).float() * rendering.silhouette.detach()
+    return photometric_loss(rendering.image, view.image, compared), compared.sum()
 
 
 def silhouette_term(view: View, vertices_m: Tensor, faces: Tensor) -> Float[Tensor, ""]:

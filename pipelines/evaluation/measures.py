@@ -117,6 +117,8 @@ def _columns_joints(predicted: NDArray[np.floating], target: NDArray[np.floating
 def _columns_vertices(predicted: NDArray[np.floating], target: NDArray[np.floating]) -> tuple[dict[str, Array], Array]:
     known = ~np.isnan(target).any(axis=(1, 2))
     rows = np.flatnonzero(known)
+    if not len(rows):
+        return {name: np.full(len(known), np.nan) for name in ("pa_mpvpe_mm", "f5", "f15")}, np.zeros((0, target.shape[1]))
     errors, f5, f15 = np.zeros((len(rows), target.shape[1])), np.zeros(len(rows)), np.zeros(len(rows))
     with Progress("measure meshes", len(rows), "hands") as progress:
         for start in range(0, len(rows), CHUNK):

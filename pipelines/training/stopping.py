@@ -1,0 +1,41 @@
+"""Being asked to stop: SIGTERM and SIGINT are noted and answered between two steps, with the state saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+# What a scheduler sends before it takes the machine away: the run is to be started again. EX_TEMPFAIL of sysexits.h.
+EXIT_AGAIN = 75
+EXIT_INTERRUPTED = 130
+EXIT_CODES = {int(signal.SIGTERM): EXIT_AGAIN, int(signal.SIGINT): EXIT_INTERRUPTED}
+
+
+class Stopped(Exception):
+    """Training was asked to stop and has saved its state; `exit_code` says by what."""
+
+    def __init__(self, number: int, message: str):
+        super().__init__(message)
+        self.exit_code = EXIT_CODES[number]
+
+
+@contextmanager
+def stop_signals(*, patient: bool) -> Iterator[Callable[[], int]]:
+    """Inside, SIGINT and SIGTERM are only noted: the yielded function gives the first one's number, or 0.
+
+    A second one interrupts at once, unless `patient`: a launcher passes on what its processes have been sent already.
+    """
+    received: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        if received and not patient:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    former = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: received[0] if received else 0
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)

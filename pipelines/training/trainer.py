@@ -1,0 +1,201 @@
+"""The loop of both stages: step, log, validate, save; what it does at step n is a function of n alone, so that it resumes exactly."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor
+
+from handnet.task import HandTask
+from pipelines.config import StageConfig
+from pipelines.training.batch_norm import synchronize_batch_norm
+from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder, optimizer_state, optimizer_tensors
+from pipelines.training.feeding import Feed, Parts
+from pipelines.training.journal import Journal, Row
+from pipelines.training.nonfinite import FiniteGuard
+from pipelines.training.optimization import AveragedWeights, lr_factor, make_optimizer
+from pipelines.training.processes import Group, in_group
+from pipelines.training.stopping import Stopped, stop_signals
+from pipelines.training.whole_batch import WholeBatch
+
+Figures = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """What validation found: figures to log, and the one number by which the best weights are chosen, lower is better."""
+
+    figures: Figures
+    score: float
+
+
+class Trainer:
+    """Network, optimiser, schedule and averaged weights of one process, and the loop over its batches.
+
+    validate: measures averaged weights at a step; called in the first process only, and free to draw random numbers.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        task: HandTask,
+        config: StageConfig,
+        checkpoints: CheckpointFolder,
+        seed: int,
+        validate: Callable[[dict[str, Tensor], int], Validation] | None = None,
+    ):
+        self.fabric, self.config, self.checkpoints, self.seed, self.validate = fabric, config, checkpoints, seed, validate
+        self.group = Group(fabric)
+        if self.group.size > 1:
+            synchronize_batch_norm(task)
+        self.raw_task, self.network = task, task.network
+        self.optimizer_itself = make_optimizer(task, config)
+        self.task, self.optimizer = fabric.setup(task, self.optimizer_itself)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer_itself, lambda step: lr_factor(config, step))
+        self.average = AveragedWeights(self.network, config.ema_decay)
+        self.whole_batch = WholeBatch(task, self.group, config.batch_size)
+        self.guard = FiniteGuard(config.nonfinite, self.group, checkpoints.folder, fabric.device)
+        self.step = 0
+        self.names: list[str] = []  # of the terms, in their order
+        self.history: list[Row] = []
+
+    def resume(self) -> None:
+        """Go on from the last checkpoint of this very run, if there is one."""
+        found = self.checkpoints.load()
+        steps = self.group.gather(None if found is None else found[0])
+        if len(set(steps)) > 1:
+            raise ValueError(f"{self.checkpoints.folder}: expected the same checkpoints in every process, got steps {steps}")
+        if self.group.rank == 0:
+            for line in self.checkpoints.others():
+                self.fabric.print(line)
+        if found is None:
+            return
+        self.step, checkpoint = found
+        tensors, values = checkpoint.tensors, checkpoint.values
+        try:
+            self.network.load_state_dict(tensors["network"])
+            self.average.load(tensors["average"])
+            self.optimizer_itself.load_state_dict(optimizer_state(tensors["optimizer"], values["optimizer"]))
+            self.schedule.load_state_dict(values["schedule"])
+            self.history, self.guard.num_skipped = values["history"], values["num_skipped"]
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            path = self.checkpoints.path(self.step)
+            raise CheckpointError(f"{path}: does not fit this network: {' '.join(str(error).split())[:600]}") from error
+        self.fabric.print(f"resuming at step {self.step} of {self.config.steps} from {self.checkpoints.path(self.step)}")
+
+    def save(self, best_score: float | None = None) -> None:
+        """Write a checkpoint of this step, in the first process."""
+        if self.group.rank == 0 and (best_score is not None or self.step not in self.checkpoints.steps()):
+            optimizer, optimizer_values = optimizer_tensors(self.optimizer_itself.state_dict())
+            values = {
+                "optimizer": optimizer_values,
+                "schedule": {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"},
+                "history": self.history,
+                "num_skipped": self.guard.num_skipped,
+            }
+            tensors = {"network": self.network.state_dict(), "average": self.average.values, "optimizer": optimizer}
+            self.checkpoints.save(self.step, Checkpoint(tensors=tensors, values=json.loads(json.dumps(values))), best_score=best_score)
+        self.fabric.barrier()
+
+    def run(self, feed: Feed, journal: Journal) -> None:
+        """Train to the last step. Raises Stopped after saving when a signal asks for it, ValueError when the loss is not finite."""
+        config = self.config
+        journal.replay(self.history)
+        self.task.train()
+        with stop_signals(patient=in_group()) as signal_number, journal.progress(self.step, config.steps):
+            for parts in feed:
+                terms = self.train_step(parts)
+                self.step += 1
+                last = self.step == config.steps
+                stopped = self.group.largest_flag(signal_number())
+                logs, validates, saves = (
+                    last or self.step % config.log_every == 0,
+                    bool(config.validate_every) and (last or self.step % config.validate_every == 0),
+                    not last and (bool(stopped) or self.step % config.checkpoint_every == 0),
+                )
+                if not self.delayed or logs or validates or saves:
+                    self.look_for_nonfinite(journal)
+                if logs:
+                    self.log(terms, journal, feed)
+                journal.advance()
+                if validates:
+                    self.run_validation(journal)
+                if saves:
+                    self.save()
+                if stopped and not last:
+                    raise Stopped(stopped, f"stopped at step {self.step} of {config.steps}; the same command goes on from there")
+        self.group.settle()
+
+    @property
+    def delayed(self) -> bool:
+        """Whether asking the device how a step went would wait for it."""
+        return self.fabric.device.type == "cuda"
+
+    def train_step(self, parts: Parts) -> Tensor:
+        """One optimiser step on a batch in parts; returns the terms of the whole batch, in the order of `names`."""
+        # whatever draws random numbers in a step draws the same ones in a resumed run
+        torch.manual_seed(((self.seed << 32 | self.step) << 12 | self.group.rank) % 2**63)
+        parts = [part.to(self.fabric.device) for part in parts]
+        own: Tensor | None = None
+        for number, (batch, part) in enumerate(zip(parts, self.whole_batch.parts_of(parts), strict=True)):
+            with self.fabric.no_backward_sync(self.task, enabled=number < len(parts) - 1):
+                found = self.task(batch, part)
+                self.fabric.backward(found["loss"])
+            values = torch.stack([value.detach() for value in found.values()])
+            own = values if own is None else own + values
+            self.names = list(found)
+        assert own is not None
+        terms = self.group.sum(own) / self.group.size if self.group.size > 1 else own
+        norm = self.fabric.clip_gradients(self.task, self.optimizer, max_norm=self.config.grad_clip, error_if_nonfinite=False)
+        scaled = self.config.precision == "16-mixed"  # the scaler looks after the gradients
+        if self.delayed:
+            self.pending = self.guard.check(self.names)
+        self.guard.watch(self.step + 1, terms, own, None if scaled else norm, self.optimizer_itself, parts)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.schedule.step()
+        self.average.update(self.step)
+        return terms
+
+    pending: str | None = None
+
+    def look_for_nonfinite(self, journal: Journal) -> None:
+        for line in (self.pending, self.guard.check(self.names)):
+            if line is not None:
+                journal.tell(line)
+        self.pending = None
+
+    def log(self, terms: Tensor, journal: Journal, feed: Feed) -> None:
+        row: Row = {"step": float(self.step)}
+        row |= {f"train/{name}": value for name, value in zip(self.names, terms.tolist(), strict=True)}
+        row["train/lr"] = float(self.schedule.get_last_lr()[0])
+        if self.config.nonfinite == "skip":
+            row["train/skipped"] = float(self.guard.num_skipped)
+        row |= journal.speed(feed.waited_s, self.config.batch_size)
+        self.history.append(row)
+        journal.log(row)
+
+    def run_validation(self, journal: Journal) -> None:
+        found = self.validate(self.average.values, self.step) if self.validate is not None and self.group.rank == 0 else None
+        found = self.group.gather(found)[0]
+        if found is None:
+            return
+        row = {"step": float(self.step), **{f"validation/{name}": value for name, value in found.figures.items()}}
+        self.history.append(row)
+        journal.log(row)
+        best = self.group.gather(self.checkpoints.best() if self.group.rank == 0 else None)[0]
+        if best is None or found.score < best[1]:
+            self.save(best_score=found.score)
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The averaged weights that become the model: the last ones, or the best in validation."""
+        best = self.checkpoints.best()
+        if self.config.select == "last" or best is None or best[0] == self.step:
+            return self.average.values
+        loaded = self.checkpoints.load(best[0])
+        assert loaded is not None
+        return loaded[1].tensors["average"]
