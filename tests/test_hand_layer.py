@@ -1,21 +1,26 @@
-"""The skinning layer against a naive per-hand loop and smplx, and its mirror, centring, gradients and errors."""
+"""The hand layer against a naive per-hand loop and smplx: options, mirror, centring, joint conventions and errors."""
 
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from official_mano import with_left_of_its_own
 from scipy.spatial.transform import Rotation
 
 from handnet.hand.files import HandModel, load_hand
 from handnet.hand.layer import HandLayer
+from handnet.hand.posing import PART_SIZE
 from handnet.rotations import axis_angle_to_matrix
-from handnet.skeleton import MANO_PARENTS, STD21_NAMES
+from handnet.skeleton import JOINT_CONVENTIONS, MANO_PARENTS, STD21_NAMES, STD_TO_MANO, convention_index
 
 MIRROR = torch.tensor([-1.0, 1.0, 1.0], dtype=torch.float64)
 
 
-def naive_hand(model: HandModel, side: int, root: np.ndarray, pose: np.ndarray, betas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def naive_hand(
+    model: HandModel, side: int, root: np.ndarray, pose: np.ndarray, betas: np.ndarray, convention: str = "model"
+) -> tuple[np.ndarray, np.ndarray]:
     """One hand at a time, one joint at a time; root and pose in axis-angle, joints in std21."""
     v = model.v_template[side] + model.shapedirs[side] @ betas
     rest = model.J_regressor[side] @ v
@@ -29,19 +34,20 @@ def naive_hand(model: HandModel, side: int, root: np.ndarray, pose: np.ndarray, 
     out = np.zeros_like(v)
     for j in range(16):
         out += model.weights[side][:, j, None] * ((v - rest[j]) @ world[j].T + position[j])
+    tips = {
+        "model": model.tips[side],
+        "manopth": (745, 317, 444 if side else 445, 556, 673),
+        "freihand": (744, 320, 443, 555, 672),
+        "ho3d": (744, 333, 444, 555, 672),
+        "smplx": (744, 320, 443, 554, 671),
+        "interhand": (745, 317, 445, 556, 673),
+    }[convention]
+    if convention in ("freihand", "interhand"):
+        position = model.J_regressor[side] @ out
     names = ["wrist", *(f"{f}{k}" for f in ("index", "middle", "little", "ring", "thumb") for k in (1, 2, 3))]
     by_name = dict(zip(names, position, strict=True))
-    by_name |= {f"{f}4": out[t] for f, t in zip(("thumb", "index", "middle", "ring", "little"), model.tips[side], strict=True)}
+    by_name |= {f"{f}4": out[t] for f, t in zip(("thumb", "index", "middle", "ring", "little"), tips, strict=True)}
     return out, np.stack([by_name[name] for name in STD21_NAMES])
-
-
-def test_float32_layer_is_close_to_float64(model):
-    x = random_input(8)
-    exact = run(HandLayer(model, dtype=torch.float64), x)
-    single = run(HandLayer(model), {name: value.float() if value.is_floating_point() else value for name, value in x.items()})
-    assert (single.vertices - exact.vertices).abs().max() < 2e-6
-    converted = run(HandLayer(model).double(), x)
-    assert (converted.joints - exact.joints).abs().max() < 1e-6
 
 
 def random_input(num: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, torch.Tensor]:
@@ -70,62 +76,107 @@ def model() -> HandModel:
 
 @pytest.fixture(scope="module")
 def asymmetric(model) -> HandModel:
-    """A model whose sides are not mirrors of each other, as the official files', with weights of their own."""
-    from dataclasses import replace
+    return with_left_of_its_own(model)
 
-    rng = np.random.default_rng(5)
-    weights = model.weights.copy()
-    weights[0] = np.roll(weights[0], 1, axis=0)
-    names = ("v_template", "shapedirs", "posedirs")
-    noise = {name: getattr(model, name) + 1e-3 * rng.standard_normal(getattr(model, name).shape) for name in names}
-    return replace(model, name="asymmetric", weights=weights, **noise)
+
+def test_float32_layer_is_close_to_float64(model):
+    x = random_input(8)
+    exact = run(HandLayer(model, dtype=torch.float64), x)
+    single = run(HandLayer(model), {name: value.float() if value.is_floating_point() else value for name, value in x.items()})
+    assert (single.vertices - exact.vertices).abs().max() < 2e-6
+    converted = run(HandLayer(model).double(), x)
+    assert (converted.joints - exact.joints).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize("which", ["model", "asymmetric"])
-def test_equals_naive_loop(which, request):
+@pytest.mark.parametrize("convention", list(JOINT_CONVENTIONS))
+def test_equals_naive_loop(which, convention, request):
     model = request.getfixturevalue(which)
-    layer, x = HandLayer(model, dtype=torch.float64), random_input(7)
-    layer_model = model
-    out = run(layer, x)
-    for i in range(7):
-        vertices, joints = naive_hand(layer_model, int(x["side"][i]), x["root"][i].numpy(), x["pose"][i].numpy(), x["betas"][i].numpy())
+    layer, x = HandLayer(model, dtype=torch.float64), random_input(4)
+    assert layer.mirrored == (which == "model")
+    out = run(layer, x, joints=convention)
+    for i in range(4):
+        values = (x[name][i].numpy() for name in ("root", "pose", "betas"))
+        vertices, joints = naive_hand(model, int(x["side"][i]), *values, convention)
         assert np.abs(out.vertices[i].numpy() - vertices).max() < 1e-12
         assert np.abs(out.joints[i].numpy() - joints).max() < 1e-12
 
 
-def test_matrix_pose_equals_axis_angle_pose(model):
+@pytest.mark.parametrize("which", ["model", "asymmetric"])
+def test_a_batch_in_parts_equals_its_hands_alone(which, request):
+    layer, num = HandLayer(request.getfixturevalue(which), dtype=torch.float64), 2 * PART_SIZE + 3
+    x = random_input(num)
+    x = {name: value.requires_grad_() if value.is_floating_point() else value for name, value in x.items()}
+    out = run(layer, x, center_joint=9)
+    (out.vertices.square().sum() + out.joints.square().sum()).backward()
+    for i in (0, PART_SIZE - 1, PART_SIZE, num - 1):
+        one = {name: value.detach()[i : i + 1].clone() for name, value in x.items()}
+        one = {name: value.requires_grad_() if value.is_floating_point() else value for name, value in one.items()}
+        alone = run(layer, one, center_joint=9)
+        (alone.vertices.square().sum() + alone.joints.square().sum()).backward()
+        assert torch.allclose(out.vertices[i], alone.vertices[0], rtol=0, atol=1e-14)
+        for name in ("root", "pose", "betas"):
+            assert torch.allclose(x[name].grad[i], one[name].grad[0], rtol=1e-10, atol=1e-10), name
+
+
+def test_mirrored_sides_and_two_matrices_are_the_same_hand(model):
+    """A left template a hair off makes the layer hold both sides: it must not be another hand."""
+    template = model.v_template.copy()
+    template[0, 0, 0] += 1e-7
+    one, two = HandLayer(model, dtype=torch.float64), HandLayer(replace(model, v_template=template), dtype=torch.float64)
+    assert (one.mirrored, two.mirrored) == (True, False)
+    a, b = (run(layer, random_input(6)) for layer in (one, two))
+    assert (a.vertices - b.vertices).abs().max() < 2e-7
+    assert (a.joints - b.joints).abs().max() < 2e-7
+
+
+def test_matrix_and_axis_angle_input_are_the_same(model):
     layer, x = HandLayer(model), random_input(4, dtype=torch.float32)
     matrices = axis_angle_to_matrix(x["pose"].unflatten(1, (15, 3)))
-    a, b = run(layer, x), run(layer, x | {"pose": matrices})
-    assert torch.equal(a.vertices, b.vertices)
-    assert torch.equal(a.joints, b.joints)
+    root = axis_angle_to_matrix(x["root"])
+    expected = layer(root, matrices, x["betas"], x["side"])
+    for given_root in (x["root"], root):
+        for pose in (x["pose"], matrices):
+            out = layer(given_root, pose, x["betas"], x["side"])
+            assert torch.allclose(out.vertices, expected.vertices, atol=1e-6)
+            assert torch.allclose(out.joints, expected.joints, atol=1e-6)
 
 
 def test_mean_pose_is_added_to_axis_angle_only(model):
     layer, x = HandLayer(model), random_input(4, dtype=torch.float32)
     mean = torch.tensor(model.hands_mean, dtype=torch.float32)[x["side"]]
     assert torch.equal(run(layer, x, flat_hand_mean=False).vertices, run(layer, x | {"pose": x["pose"] + mean}).vertices)
-    with pytest.raises(ValueError, match="flat_hand_mean"):
+    with pytest.raises(ValueError, match=r"flat_hand_mean: expected True with rotation matrices.*got False"):
         run(layer, x | {"pose": axis_angle_to_matrix(x["pose"].unflatten(1, (15, 3)))}, flat_hand_mean=False)
 
 
 @pytest.mark.parametrize("is_right", [True, False])
 @pytest.mark.parametrize("flat", [True, False])
-def test_equals_smplx(model, tmp_path, is_right, flat):
+@pytest.mark.parametrize("num_components", [None, 6, 44])
+def test_equals_smplx_on_the_same_file(asymmetric, tmp_path, monkeypatch, is_right, flat, num_components):
     smplx = pytest.importorskip("smplx")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for side, name in enumerate(("LEFT", "RIGHT")):
+        arrays = {key: getattr(asymmetric, key)[side] for key in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")}
+        arrays |= {"hands_mean": asymmetric.hands_mean[side], "hands_components": asymmetric.hands_components[side]}
+        arrays |= {"f": asymmetric.faces[side], "kintree_table": np.stack([asymmetric.parents, np.arange(16)])}
+        (tmp_path / f"MANO_{name}.pkl").write_bytes(pickle.dumps(arrays))
     side = int(is_right)
-    arrays = {name: getattr(model, name)[side] for name in ("v_template", "shapedirs", "posedirs", "J_regressor", "weights")}
-    arrays |= {"hands_mean": model.hands_mean[side], "hands_components": model.hands_components[side], "f": model.faces[side]}
-    arrays["kintree_table"] = np.stack([model.parents, np.arange(16)])
-    file = tmp_path / f"MANO_{'RIGHT' if is_right else 'LEFT'}.pkl"
-    file.write_bytes(pickle.dumps(arrays))
-    oracle = smplx.MANO(str(file), is_rhand=is_right, use_pca=False, flat_hand_mean=flat, dtype=torch.float64)
+    file = tmp_path / f"MANO_{('LEFT', 'RIGHT')[side]}.pkl"
+    pca = {"use_pca": False} if num_components is None else {"use_pca": True, "num_pca_comps": num_components}
+    oracle = smplx.MANO(str(file), is_rhand=is_right, flat_hand_mean=flat, dtype=torch.float64, **pca)
     x = random_input(5) | {"side": torch.full((5,), side)}
+    if num_components is not None:
+        x["pose"] = 2 * x["pose"][:, :num_components].contiguous()
     expected = oracle(betas=x["betas"], global_orient=x["root"], hand_pose=x["pose"], transl=x["translation"])
-    layer = HandLayer(model, dtype=torch.float64)
-    got = run(layer, x, translation=x["translation"], flat_hand_mean=flat)
+    layer = HandLayer(load_hand(tmp_path), dtype=torch.float64)
+    options = {"flat_hand_mean": flat, "use_pca": num_components is not None, "joints": "smplx"}
+    got = run(layer, x, translation=x["translation"], **options)
     assert (got.vertices - expected.vertices).abs().max() < 1e-6
-    assert (got.joints[:, [0, 5, 6, 7, 9, 10, 11, 17, 18, 19, 13, 14, 15, 1, 2, 3]] - expected.joints[:, :16]).abs().max() < 1e-6
+    joints = got.joints[:, STD_TO_MANO.tolist()]
+    num = expected.joints.shape[1]  # 16 joints, and the tips in versions that give them
+    assert num >= 16
+    assert (joints[:, :num] - expected.joints).abs().max() < 1e-6
     assert np.array_equal(layer.faces(side).numpy(), oracle.faces.astype(np.int64))
 
 
@@ -140,14 +191,28 @@ def test_left_is_the_mirrored_right(model):
     assert (left.joints - right.joints * MIRROR).abs().max() < 1e-12
 
 
-def test_centering_comes_before_translation(model):
+@pytest.mark.parametrize("use_pca", [True, False])
+def test_the_mean_pose_and_components_of_the_left_hand_mirror_the_right_ones(model, use_pca):
+    layer, x = HandLayer(model, dtype=torch.float64), random_input(3)
+    turn = torch.tensor([1.0, -1.0, -1.0], dtype=torch.float64)
+    sides = torch.zeros(3, dtype=torch.int64), torch.ones(3, dtype=torch.int64)
+    pose = x["pose"][:, :9].contiguous() if use_pca else x["pose"]
+    left_pose = pose if use_pca else pose * turn.repeat(15)  # the left hand's components are mirrored themselves
+    right = run(layer, x | {"side": sides[1], "pose": pose}, flat_hand_mean=False, use_pca=use_pca)
+    left = run(layer, x | {"side": sides[0], "pose": left_pose, "root": x["root"] * turn}, flat_hand_mean=False, use_pca=use_pca)
+    assert (left.vertices - right.vertices * MIRROR).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("joint", [0, 9, 12])
+@pytest.mark.parametrize("convention", ["model", "freihand", "ho3d"])
+def test_centering_comes_before_translation(model, joint, convention):
     layer, x = HandLayer(model), random_input(4, dtype=torch.float32)
-    plain = run(layer, x)
-    for joint in (0, 9):
-        out = run(layer, x, translation=x["translation"], center_joint=joint)
-        assert torch.allclose(out.joints[:, joint], x["translation"], atol=1e-6)
-        shift = x["translation"] - plain.joints[:, joint]
-        assert torch.allclose(out.vertices, plain.vertices + shift[:, None], atol=1e-6)
+    plain = run(layer, x, joints=convention)
+    out = run(layer, x, translation=x["translation"], center_joint=joint, joints=convention)
+    assert torch.allclose(out.joints[:, joint], x["translation"], atol=1e-6)
+    shift = x["translation"] - plain.joints[:, joint]
+    assert torch.allclose(out.vertices, plain.vertices + shift[:, None], atol=1e-6)
+    assert torch.allclose(out.joints, plain.joints + shift[:, None], atol=1e-6)
 
 
 def test_root_rotation_turns_the_hand_about_its_wrist(model):
@@ -164,6 +229,16 @@ def test_tips_are_vertices(model):
         assert torch.equal(out.joints[i, [4, 8, 12, 16, 20]], out.vertices[i, torch.tensor(model.tips[i])])
 
 
+@pytest.mark.parametrize("which", ["model", "asymmetric"])
+def test_hands_of_one_batch_can_have_conventions_of_their_own(which, request):
+    layer, x = HandLayer(request.getfixturevalue(which)), random_input(2 * len(JOINT_CONVENTIONS), dtype=torch.float32)
+    out = run(layer, x, center_joint=9)
+    names = [name for name in JOINT_CONVENTIONS for _ in range(2)]
+    mixed = layer.joints_as(torch.tensor([convention_index(name) for name in names]), out, x["side"])
+    for i, name in enumerate(names):
+        assert torch.allclose(mixed[i], layer.joints_as(name, out, x["side"])[i], atol=1e-7), name
+
+
 def test_components_are_the_pca_basis(model):
     layer = HandLayer(model)
     coefficients = torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
@@ -172,32 +247,32 @@ def test_components_are_the_pca_basis(model):
     for i in range(3):
         expected = coefficients[i].numpy() @ model.hands_components[side[i], :6]
         assert np.allclose(got[i].numpy(), expected, atol=1e-6)
+    root, betas = torch.zeros(3, 3), torch.zeros(3, 10)
+    assert torch.equal(layer(root, coefficients, betas, side, use_pca=True).vertices, layer(root, got, betas, side).vertices)
 
 
-def test_gradcheck(model):
-    layer, x = HandLayer(model, dtype=torch.float64), random_input(2, seed=3)
-    probe = torch.randn(778, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-
-    def function(root, pose, betas, translation):
-        out = layer(axis_angle_to_matrix(root), pose, betas, x["side"], translation, center_joint=9)
-        return (out.vertices * probe).sum((1, 2)), out.joints
-
-    pose = x["pose"].clone()
-    pose[0] = 0  # the rest pose is where axis-angle formulas lose their gradient
-    inputs = [v.requires_grad_() for v in (x["root"], pose, x["betas"], x["translation"])]
-    assert torch.autograd.gradcheck(function, inputs)
+def test_half_types_are_computed_in_the_layers_own(model):
+    layer, x = HandLayer(model), random_input(3, dtype=torch.bfloat16)
+    out = layer(x["root"], x["pose"], x["betas"], x["side"], x["translation"])
+    exact = layer(*(x[name].float() for name in ("root", "pose", "betas")), x["side"], x["translation"].float())
+    assert torch.equal(out.vertices, exact.vertices)
 
 
 def test_empty_batch(model):
-    out = run(HandLayer(model), random_input(0, dtype=torch.float32), center_joint=0)
+    x = random_input(0, dtype=torch.float32)
+    x["pose"].requires_grad_()
+    out = run(HandLayer(model), x, center_joint=0)
     assert out.vertices.shape == (0, 778, 3)
     assert out.joints.shape == (0, 21, 3)
+    out.joints.sum().backward()
+    assert x["pose"].grad.shape == (0, 45)
 
 
 def test_buffers_stay_out_of_checkpoints(model):
     layer = HandLayer(model)
     assert not layer.state_dict()
     assert not list(layer.parameters())
+    assert (layer.name, layer.sha256) == (model.name, model.sha256)
 
 
 @pytest.mark.parametrize(
@@ -208,11 +283,20 @@ def test_buffers_stay_out_of_checkpoints(model):
         ({"side": torch.zeros(3, dtype=torch.int64)}, r"side: expected shape \(2,\), got \(3,\)"),
         ({"side": torch.zeros(2)}, "side: expected int64.*got torch.float32"),
         ({"side": torch.tensor([1, 2])}, r"side: expected 0 \(left\) or 1 \(right\), got \[1, 2\]"),
+        ({"betas": torch.zeros(2, 10, dtype=torch.float64)}, "betas: expected torch.float32 as the layer.*got torch.float64"),
+        ({"pose": torch.zeros(2, 45, dtype=torch.int64)}, "pose: expected torch.float32 as the layer.*got torch.int64"),
+        ({"pose": torch.full((2, 45), float("nan"))}, r"pose: expected finite numbers, got NaN or infinity in hands \[0, 1\] of 2"),
+        ({"betas": torch.tensor([[0.0] * 10, [1.0] * 9 + [float("inf")]])}, r"betas: expected finite numbers.*in hands \[1\] of 2"),
     ],
 )
 def test_wrong_input_is_named(model, change, message):
     with pytest.raises(ValueError, match=message):
         run(HandLayer(model), random_input(2, dtype=torch.float32) | change)
+
+
+def test_values_are_not_looked_at_when_asked_not_to(model):
+    x = random_input(2, dtype=torch.float32) | {"pose": torch.full((2, 45), float("nan"))}
+    assert run(HandLayer(model, check_values=False), x).vertices.isnan().any()
 
 
 def test_wrong_options_are_named(model):
@@ -223,26 +307,9 @@ def test_wrong_options_are_named(model):
         run(layer, x, translation=torch.zeros(2, 2))
     with pytest.raises(ValueError, match="side: expected 0"):
         layer.faces(2)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_onnx_export_with_any_batch_size(model, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-
-    class Centered(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = HandLayer(model)
-
-        def forward(self, root, pose, betas, side):
-            return tuple(self.layer(axis_angle_to_matrix(root), pose, betas, side, center_joint=9))
-
-    names = ("root", "pose", "betas", "side")
-    small, large = (tuple(random_input(num, dtype=torch.float32)[name] for name in names) for num in (2, 5))
-    file = tmp_path / "hand.onnx"
-    axes = {name: {0: "num_hands"} for name in names}
-    torch.onnx.export(Centered(), small, str(file), dynamo=False, opset_version=17, input_names=list(names), dynamic_axes=axes)
-    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    got = session.run(None, {name: value.numpy() for name, value in zip(names, large, strict=True)})
-    for ours, theirs in zip(Centered()(*large), got, strict=True):
-        assert np.abs(ours.numpy() - theirs).max() < 1e-6
+    with pytest.raises(ValueError, match=r"joint convention: expected one of \['model', .*got 'openpose'"):
+        run(layer, x, joints="openpose")
+    with pytest.raises(ValueError, match=r"pose: expected shape \(2, 1\.\.45\) with use_pca, got \(2, 46\)"):
+        run(layer, x | {"pose": torch.zeros(2, 46)}, use_pca=True)
+    with pytest.raises(ValueError, match=r"coefficients: expected shape \(N, 1\.\.45\), got \(2, 0\)"):
+        layer.pose_from_components(torch.zeros(2, 0), x["side"])

@@ -3,16 +3,13 @@
 import collections
 import os
 import pickle
-import sys
-import types
 from pathlib import Path
 
 import numpy as np
 import pytest
-from python2_pickles import Python2Pickler
-from scipy import sparse
+from official_mano import fake_chumpy, official_content, write
 
-from handnet.hand.files import load_free_arrays, load_hand
+from handnet.hand.files import load_hand
 from handnet.hand.plain_pickle import Opaque, parse_plain_pickle
 
 

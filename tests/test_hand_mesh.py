@@ -11,13 +11,14 @@ from typer.testing import CliRunner
 
 from handnet.cli import app
 from handnet.hand.doctor import bone_lengths, describe, num_boundary_edges, rest_keypoints
-from handnet.hand.files import FREE_HAND_FILE, load_free_arrays, load_hand, read_npz
+from handnet.hand.files import FREE_HAND_FILE, load_free_arrays, load_hand
 from handnet.hand.generator.anatomy import Anatomy
-from handnet.hand.generator.build import build_arrays, differences, save_arrays
+from handnet.hand.generator.build import build_arrays, differences
 from handnet.hand.generator.numbering import NEXT_TO_TIP_IDS, TIP_IDS, WRIST_LOOP
 from handnet.hand.generator.shape import shape_space
 from handnet.hand.gestures import GESTURES_DEG
 from handnet.hand.layer import HandLayer
+from handnet.hand.npz import read_npz, save_arrays
 from handnet.hand.pose_sampler import sample_poses
 from handnet.skeleton import BONES, MANO_TO_STD, STD21_NAMES
 

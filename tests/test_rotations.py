@@ -7,7 +7,14 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from handnet.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_quaternion, matrix_to_rotation_6d, rotation_6d_to_matrix
+from handnet.rotations import (
+    _rodrigues,
+    axis_angle_to_matrix,
+    matrix_to_axis_angle,
+    matrix_to_quaternion,
+    matrix_to_rotation_6d,
+    rotation_6d_to_matrix,
+)
 
 
 def vectors(num: int = 400, seed: int = 0) -> np.ndarray:
@@ -40,6 +47,24 @@ def test_axis_angle_to_matrix_has_the_generators_as_gradient_at_zero():
 def test_axis_angle_to_matrix_gradcheck(scale):
     v = torch.tensor([[0.6, -0.64, 0.48]], dtype=torch.float64) * scale
     assert torch.autograd.gradcheck(axis_angle_to_matrix, v.requires_grad_())
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 3.0])
+def test_axis_angle_to_matrix_second_derivatives(scale):
+    v = torch.tensor([[0.6, -0.64, 0.48], [0.0, 0.1, 0.2]], dtype=torch.float64) * scale
+    assert torch.autograd.gradgradcheck(axis_angle_to_matrix, v.requires_grad_())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_written_derivative_of_axis_angle_equals_autograds(dtype):
+    v = torch.tensor(vectors(), dtype=dtype)
+    grad = torch.randn(len(v), 3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = []
+    for function, given in ((axis_angle_to_matrix, v), (lambda x: _rodrigues(x)[0], v.double())):
+        x = given.clone().requires_grad_()
+        function(x).backward(grad.to(x.dtype))
+        found.append(x.grad.double())
+    assert (found[0] - found[1]).abs().max() < (5e-6 if dtype == torch.float32 else 1e-9)
 
 
 def test_round_trip_below_pi():

@@ -56,3 +56,25 @@ def test_side_index_names_the_mistake():
     assert (skeleton.side_index("left"), skeleton.side_index("right")) == (0, 1)
     with pytest.raises(ValueError, match=r"expected one of.*'Right'"):
         skeleton.side_index("Right")
+
+
+def test_joint_conventions_are_whole_and_fixed():
+    assert list(skeleton.JOINT_CONVENTIONS) == ["model", "manopth", "freihand", "ho3d", "smplx", "interhand"]
+    for name, convention in skeleton.JOINT_CONVENTIONS.items():
+        assert convention.name == name
+        assert convention.regressed == (name in ("freihand", "interhand"))
+        if convention.tips is None:
+            assert name == "model"  # a model's own
+            continue
+        assert convention.tips.shape == (2, 5)
+        assert len(set(convention.tips[0].tolist())) == 5
+        assert (np.abs(convention.tips[0] - convention.tips[1]) <= 1).all()
+        with pytest.raises(ValueError, match="read-only"):
+            convention.tips[0, 0] = 1
+    assert skeleton.FINGERTIP_VERTICES[skeleton.side_index("left")].tolist() == [745, 317, 445, 556, 673]
+
+
+def test_convention_index_names_the_mistake():
+    assert [skeleton.convention_index(name) for name in skeleton.JOINT_CONVENTIONS] == [0, 1, 2, 3, 4, 5]
+    with pytest.raises(ValueError, match=r"joint convention: expected one of \['model', 'manopth'.*got 'FreiHAND'"):
+        skeleton.convention_index("FreiHAND")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from handnet.hand.files import HandModel, mirrored, one_side
 from handnet.hand.schema import NUM_BETAS, NUM_JOINTS, NUM_POSE_FEATURES
+from handnet.hand.skinning import NUM_FINGERS
 
 # metres; an official left hand is the mirrored right one up to the rounding of whoever mirrored it
 _SAME_WITHIN: Final = 1e-9
@@ -40,4 +41,5 @@ def blend_matrix(model: HandModel, side: int) -> NDArray[np.float64]:
     local[0, :, 0, 0] = 1
     local[: 1 + NUM_BETAS, :, 1:, 0] = (of_joints[:, :, 1:] - of_joints[:, :, model.parents[1:]]).transpose(0, 2, 1)
     local[1 + NUM_BETAS :, :, 1:, 1:] = np.eye(NUM_POSE_FEATURES).reshape(NUM_POSE_FEATURES, NUM_JOINTS - 1, 3, 3)
+    local = local.reshape(len(vertices), NUM_FINGERS, 3, 4, 4).transpose(0, 2, 1, 3, 4)
     return np.concatenate([vertices, rest_joints.reshape(len(vertices), -1), local.reshape(len(vertices), -1)], 1)

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache
@@ -20,11 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handnet.hand.frames import anatomical_frames
-from handnet.hand.mano_pickle import read_mano_pickle
+from handnet.hand.mano_pickle import parse_mano_pickle
+from handnet.hand.npz import read_npz
+from handnet.hand.parsed_cache import parsed
 from handnet.hand.schema import NUM_JOINTS, check_arrays
-from handnet.skeleton import FINGERTIP_VERTICES, MANO_PARENTS, SIDES
+from handnet.skeleton import FINGERTIP_VERTICES, MANO_JOINT_NAMES, MANO_PARENTS, SIDES
 
 FREE_HAND_FILE: Final = Path(__file__).with_name("free_hand.npz")
+# where a folder's MANO_RIGHT is looked for: the folder itself, then as the archives hold it or manopth wants it
+SUBFOLDERS: Final = ("", "models", "mano/models", "mano_v1_2/models")
 # what mirroring in x does to a vector, to a rotation vector, and to the entries of R - I
 _VECTOR = np.array([-1.0, 1.0, 1.0])
 _ROTATION = np.array([1.0, -1.0, -1.0])
@@ -113,7 +115,8 @@ def load_hand(source: str | Path | None = None) -> HandModel:
 
     source: a .npz with MANO's keys (v_template, f, shapedirs, posedirs, J_regressor, weights, hands_mean,
         hands_components, kintree_table) or an official MANO .pkl, both for a right hand unless the file name has the
-        word "left" (the other side is mirrored), or a folder with MANO_RIGHT and optionally MANO_LEFT as .npz or .pkl.
+        word "left" (the other side is mirrored), or a folder with MANO_RIGHT and optionally MANO_LEFT as .npz or .pkl,
+        itself or in one of the subfolders that MANO is published or usually kept in (`SUBFOLDERS`).
     Raises FileNotFoundError, or ValueError that names file, key, what was expected and what came.
     """
     if source is None:
@@ -121,11 +124,27 @@ def load_hand(source: str | Path | None = None) -> HandModel:
     path = Path(source)
     if path.is_dir():
         return _load_folder(path)
-    side = "left" if re.search(r"(?<![a-z])left(?![a-z])", path.stem.lower()) else "right"
-    one = _read_one(path, side)
+    side = side_of_name(path)
+    one = read_one(path, side)
     other = mirrored(one)
     left, right = (one, other) if side == "left" else (other, one)
     return pair(left, right, path.stem)
+
+
+def side_of_name(path: Path) -> str:
+    """Which hand a file is expected to hold: "left" if its name has that word, else "right"."""
+    return "left" if re.search(r"(?<![a-z])left(?![a-z])", path.stem.lower()) else "right"
+
+
+def file_of_side(folder: Path, side: str) -> Path | None:
+    """MANO_RIGHT or MANO_LEFT of a folder; an .npz goes before a .pkl."""
+    found = (folder / f"MANO_{side.upper()}{suffix}" for suffix in (".npz", ".pkl"))
+    return next((path for path in found if path.is_file()), None)
+
+
+def mano_folder(folder: Path) -> Path | None:
+    """The first of `folder` and its `SUBFOLDERS` that has a MANO_RIGHT, or None."""
+    return next((place for place in (folder / name for name in SUBFOLDERS) if file_of_side(place, "right")), None)
 
 
 @lru_cache(maxsize=1)
@@ -148,13 +167,10 @@ def _load_free_hand() -> HandModel:
 
 
 def _load_folder(folder: Path) -> HandModel:
-    hands: dict[str, OneHand] = {}
-    for side in SIDES:
-        found = [path for path in (folder / f"MANO_{side.upper()}{suffix}" for suffix in (".npz", ".pkl")) if path.is_file()]
-        if found:
-            hands[side] = _read_one(found[0], side)
-    if "right" not in hands:
+    place = mano_folder(folder)
+    if place is None:
         raise FileNotFoundError(f"{folder}: expected MANO_RIGHT.npz or MANO_RIGHT.pkl (and MANO_LEFT beside it), found neither")
+    hands = {side: read_one(path, side) for side in SIDES if (path := file_of_side(place, side)) is not None}
     right = hands["right"]
     left = mirrored(right) if "left" not in hands else with_left_shapedirs_fixed(hands["left"], right)
     return pair(left, right, "mano")
@@ -165,13 +181,19 @@ def with_left_shapedirs_fixed(left: OneHand, right: OneHand) -> OneHand:
 
     There the x coordinate of shapedirs has the right hand's sign instead of the mirrored one.
     """
-    if np.abs(left.shapedirs[:, 0] - right.shapedirs[:, 0]).sum() >= 1:
+    if not has_left_shapedirs_fault(left, right):
         return left
     return replace(left, shapedirs=left.shapedirs * _VECTOR[:, None])
 
 
-def _read_one(path: Path, side: str) -> OneHand:
-    readers: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {".npz": read_npz, ".pkl": read_mano_pickle}
+def has_left_shapedirs_fault(left: OneHand, right: OneHand) -> bool:
+    """Whether shapedirs move both hands' vertices to the same side."""
+    return bool(np.abs(left.shapedirs[:, 0] - right.shapedirs[:, 0]).sum() < 1)
+
+
+def read_one(path: Path, side: str) -> OneHand:
+    """One file as the hand of one side ("left" or "right"); errors as of `load_hand`."""
+    readers: dict[str, Callable[[Path], dict[str, NDArray[Any]]]] = {".npz": read_npz, ".pkl": _read_pickle}
     if path.suffix.lower() not in readers:
         raise ValueError(f"{path}: expected a hand model as .npz or .pkl, or a folder with MANO_RIGHT.*, got suffix {path.suffix!r}")
     if not path.is_file():
@@ -179,10 +201,17 @@ def _read_one(path: Path, side: str) -> OneHand:
     return one_hand(readers[path.suffix.lower()](path), path, side)
 
 
+def _read_pickle(path: Path) -> dict[str, NDArray[Any]]:
+    return parsed(path.read_bytes(), lambda data: parse_mano_pickle(data, path))
+
+
 def one_hand(arrays: Mapping[str, NDArray[Any]], path: Path, side: str) -> OneHand:
     """Checked arrays of one file as a OneHand; `path` is named in errors."""
     checked = check_arrays(arrays, path)
     real = {key: checked[key].astype(np.float64) for key in checked if checked[key].dtype.kind == "f"}
+    found = _side(real["v_template"], real["J_regressor"])
+    if found != side:
+        raise ValueError(f"{path}: v_template: expected a {side} hand (fingers to {'+x' if side == 'left' else '-x'}), got a {found} one")
     tips = FINGERTIP_VERTICES[SIDES.index(side)].copy()
     axes = real.get("joint_axes")
     if axes is None:
@@ -202,18 +231,7 @@ def one_hand(arrays: Mapping[str, NDArray[Any]], path: Path, side: str) -> OneHa
     )
 
 
-def read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    """Every array of an .npz, without unpickling anything; ValueError names the file and the array that can't be read."""
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path}: expected a readable .npz archive, got a file that is not a zip, or only part of one")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays: dict[str, NDArray[Any]] = {}
-            for key in file.files:
-                try:
-                    arrays[key] = file[key]
-                except ValueError as error:
-                    raise ValueError(f"{path}: {key}: expected a plain array, got a pickled object or a damaged one ({error})") from error
-            return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise ValueError(f"{path}: expected a readable .npz archive, got {error}") from error
+def _side(template: NDArray[np.float64], regressor: NDArray[np.float64]) -> str:
+    """Which hand a template is: MANO's right hand points to -x, its mirror image to +x."""
+    wrist, middle = (regressor @ template)[[0, MANO_JOINT_NAMES.index("middle1")]]
+    return "left" if middle[0] > wrist[0] else "right"

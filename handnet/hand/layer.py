@@ -55,9 +55,10 @@ class HandLayer(nn.Module):
         self.mirrored = is_mirrored(model)
         sides = (1,) if self.mirrored else (0, 1)
         self._add("blend", np.concatenate([blend_matrix(model, side) for side in sides]))
-        shared = np.array_equal(model.weights[0], model.weights[1])
-        self._add("weights", np.concatenate([model.weights[side].T for side in ((1,) if shared else sides)]))
+        self.own_weights = not self.mirrored and not np.array_equal(model.weights[0], model.weights[1])
+        self._add("weights", np.concatenate([model.weights[side].T for side in (sides if self.own_weights else (1,))]))
         self._add("side_table", _MIRROR if self.mirrored else np.eye(2))
+        self._add("turn_table", (_MIRROR[:, :, None] * _MIRROR[:, None])[:, None])
         regressor = model.J_regressor
         self._add("J_regressor", regressor[:1] if np.array_equal(*regressor) else regressor)  # (1 or 2, 16, 778)
         self._add("hands_mean", model.hands_mean)  # (2, 45)
@@ -72,6 +73,7 @@ class HandLayer(nn.Module):
     blend: Tensor
     weights: Tensor
     side_table: Tensor
+    turn_table: Tensor
     J_regressor: Tensor
     hands_mean: Tensor
     hands_components: Tensor
@@ -187,10 +189,12 @@ class HandLayer(nn.Module):
         return Rig(
             self.blend,
             self.weights,
+            self.own_weights,
             self.tips[0][side],
             self.std_order,
             self.mano_order,
             mirror=of_side if self.mirrored else None,
+            turn=self.turn_table[side] if self.mirrored else None,
             of_side=None if self.mirrored else of_side,
         )
 

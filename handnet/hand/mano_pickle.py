@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.hand.plain_pickle import Name, Opaque, read_plain_pickle
+from handnet.hand.plain_pickle import Name, Opaque, parse_plain_pickle
 from handnet.hand.schema import SCHEMA
 
 _SPARSE: Final = frozenset({("scipy.sparse.csc", "csc_matrix"), ("scipy.sparse._csc", "csc_matrix")})
@@ -20,12 +20,12 @@ _SELECTION: Final[Name] = ("chumpy.reordering", "Select")
 _OPAQUE: Final = _SPARSE | {_CONSTANT, _SELECTION, ("chumpy", "Ch")}
 
 
-def read_mano_pickle(path: Path) -> dict[str, NDArray[Any]]:
-    """MANO's schema arrays of one official file, or of one whose arrays were made plain already.
+def parse_mano_pickle(data: bytes, path: Path) -> dict[str, NDArray[Any]]:
+    """MANO's schema arrays of one official file's bytes, or of a file whose arrays were made plain already.
 
-    Raises ValueError that names the file and the key, or the class that is refused.
+    Raises ValueError that names the file, `path`, and the key, or the class that is refused.
     """
-    content = read_plain_pickle(path, _OPAQUE)
+    content = parse_plain_pickle(data, str(path), _OPAQUE)
     if not isinstance(content, dict):
         raise ValueError(f"{path}: expected a dictionary of arrays, got a {type(content).__name__}")
     arrays = {}

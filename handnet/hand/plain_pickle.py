@@ -8,7 +8,6 @@ from __future__ import annotations
 import pickletools
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -46,17 +45,12 @@ class _Dtype:
         return dtype if self.order == "|" else dtype.newbyteorder(self.order)  # type: ignore[arg-type]
 
 
-def read_plain_pickle(path: Path, opaque: Collection[Name] = ()) -> Any:
-    """The content of a pickle file; text of Python 2 is read as latin-1.
+def parse_plain_pickle(data: bytes, name: str, opaque: Collection[Name] = ()) -> Any:
+    """The content of a pickle; text of Python 2 is read as latin-1.
 
     opaque: classes, as (module, name), whose objects become `Opaque`; any other class is refused by name.
-    Raises ValueError that names the file.
+    Raises ValueError that names the file, `name`.
     """
-    return parse_plain_pickle(path.read_bytes(), str(path), opaque)
-
-
-def parse_plain_pickle(data: bytes, name: str, opaque: Collection[Name] = ()) -> Any:
-    """As `read_plain_pickle` for bytes; `name` is named in errors."""
     try:
         return _Machine(frozenset(opaque)).run(data)
     except (ValueError, LookupError, TypeError, AttributeError, OverflowError, AssertionError) as error:

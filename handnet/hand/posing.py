@@ -23,7 +23,6 @@ from handnet.hand.skinning import (
     in_parts_of,
     sign,
     skin_hands,
-    turn,
 )
 
 # Hands that a CPU skins together, so that what lies between the first product and the last fits into its cache
@@ -78,7 +77,7 @@ def _backward(
     rig: Rig, center: int | None, saved: Intermediates, g_vertices: Tensor | None, g_std: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of root, rotations, betas and translation; g_x is the gradient of what `skin_hands` calls x."""
-    root, rest, first, second, posed, world = saved
+    root, rest, local, second, posed, world = saved
     num = len(root)
     g_joints = rest.new_zeros(num, NUM_JOINTS + NUM_FINGERS, 3) if g_std is None else g_std[:, rig.inverse]
     g_points = rest.new_zeros(()).expand(num, NUM_VERTICES, 3) if g_vertices is None else g_vertices
@@ -97,14 +96,14 @@ def _backward(
     if center is None:
         g_rest_joints[:, 1:, 0] -= g_wrist * sign(rig)
     g_motions = torch.addcmul(g_posed[:, :, :4], g_shifts, rest_joints[:, None])
-    _chain_backward(first, second, rest, g_motions, g_rest)
+    _chain_backward(local, second, g_motions, g_rest)
     g_features = (rig.blend @ g_rest.mT).mT  # in this order the product is faster for small batches
     if rig.of_side is not None:
         g_features = (g_features.unflatten(1, (2, -1)) * rig.of_side[..., None]).sum(1)
     g_root = g_world.flatten(2) @ posed.flatten(2).mT
     g_rotations = g_features[:, 1 + NUM_BETAS :].reshape(num, NUM_JOINTS - 1, 3, 3)
-    if rig.mirror is not None:
-        g_root, g_rotations = g_root * rig.mirror[:, None], g_rotations * turn(rig.mirror)
+    if rig.mirror is not None and rig.turn is not None:
+        g_root, g_rotations = g_root * rig.mirror[:, None], g_rotations * rig.turn
     return g_root, g_rotations, g_features[:, 1 : 1 + NUM_BETAS], g_wrist
 
 
@@ -129,19 +128,20 @@ def _skin_backward(
     g_surface.addcmul_(blended[:, 1, :3], g[:, 1:2]).addcmul_(blended[:, 2, :3], g[:, 2:])
     torch.mul(surface[:, None], g[:, :, None], out=blended[:, :, :3])  # the values are done with: their gradient takes their place
     blended[:, :, 3] = g
-    g_transforms = (blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, NUM_JOINTS)
-    if of_side is not None and len(rig.weights) > NUM_JOINTS:
+    g_transforms = (blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, len(rig.weights))
+    if of_side is not None and rig.own_weights:
         g_transforms = (g_transforms.view(-1, 3, 4, 2, NUM_JOINTS) * of_side[:, None, None, :, None]).sum(3)
     g_world[:, :, 1:] = g_transforms
 
 
-def _chain_backward(first: Tensor, second: Tensor, rest: Tensor, g_motions: Tensor, g_rest: Tensor) -> None:
+def _chain_backward(local: Tensor, second: Tensor, g_motions: Tensor, g_rest: Tensor) -> None:
     """Fills in the gradient of the local motions."""
-    local, g_local = (x[:, LOCAL].view(-1, NUM_FINGERS, 3, 4, 4) for x in (rest, g_rest))
-    g = g_motions[..., 1:].permute(0, 3, 1, 2).reshape(-1, NUM_FINGERS, 3, 3, 4)
-    g_third = g[:, :, 2]
-    g_second = g[:, :, 1] + g_third @ local[:, :, 2].mT
-    g_local[:, :, 0, 0] = 0  # constants
-    g_local[:, :, 0, 1:] = g[:, :, 0] + g_second @ local[:, :, 1].mT
-    g_local[:, :, 1] = first[..., 1:, :].mT @ g_second
-    g_local[:, :, 2] = second[..., 1:, :].mT @ g_third
+    num = len(g_rest)
+    g = g_motions[..., 1:].view(num, 3, 4, NUM_FINGERS, 3).permute(4, 0, 3, 1, 2).reshape(3, -1, 3, 4)
+    g_second = torch.baddbmm(g[1], g[2], local[2].mT)
+    g_first = torch.baddbmm(g[0], g_second, local[1].mT)
+    g_local = g_rest[:, LOCAL].view(num, 3, NUM_FINGERS, 4, 4)
+    g_local[:, 0, :, 0] = 0  # constants
+    g_local[:, 0, :, 1:] = g_first.view(num, NUM_FINGERS, 3, 4)
+    g_local[:, 1] = torch.bmm(local[0, :, 1:].mT, g_second).view(num, NUM_FINGERS, 4, 4)
+    g_local[:, 2] = torch.bmm(second[:, 1:].mT, g[2]).view(num, NUM_FINGERS, 4, 4)

@@ -17,7 +17,7 @@ NUM_FINGERS: Final = 5
 # Columns of Rig.blend. Homogeneous coordinates are (1, x, y, z): a rigid motion is [[1, 0], [p, R]].
 SURFACE: Final = slice(0, 3 * NUM_VERTICES)  # vertices before posing, coordinate by coordinate
 JOINTS: Final = slice(SURFACE.stop, SURFACE.stop + 4 * NUM_JOINTS)  # (1, -J) of the rest joints
-LOCAL: Final = slice(JOINTS.stop, JOINTS.stop + 16 * (NUM_JOINTS - 1))  # motion of each joint in its parent's frame
+LOCAL: Final = slice(JOINTS.stop, JOINTS.stop + 16 * (NUM_JOINTS - 1))  # (3, 5) motions in the parents' frames: down the fingers
 
 
 class Rig(NamedTuple):
@@ -28,10 +28,12 @@ class Rig(NamedTuple):
 
     blend: Tensor  # (S * 146, 2638): (1, betas, rotations) -> the columns above
     weights: Tensor  # (16, 778), or (S * 16, 778) if each side has its own
+    own_weights: bool  # whether each side has its own
     tips: Tensor  # (N, 5) vertex ids
     order: Tensor  # (21,) std21 out of [16 joints | 5 tips]
     inverse: Tensor  # (21,) its inverse
     mirror: Tensor | None  # (N, 3), S = 1: -1 for the x of a left hand, else 1
+    turn: Tensor | None  # (N, 1, 3, 3), S = 1: factors that mirror a left hand's rotation matrices: S R S
     of_side: Tensor | None  # (N, 2), S = 2: 1 for the hand's own side, 0 for the other
 
 
@@ -40,8 +42,8 @@ class Intermediates(NamedTuple):
 
     root: Tensor  # (N, 3, 3)
     rest: Tensor  # (N, 2638)
-    first: Tensor  # (N, 5, 4, 4) motion of the fingers' first joints in the root's frame
-    second: Tensor  # (N, 5, 4, 4) of the second
+    local: Tensor  # (3, N * 5, 4, 4) motions of the fingers' first, second and third joints in their parents' frames
+    second: Tensor  # (N * 5, 4, 4) of the second in the root's frame; that of the first is local already
     posed: Tensor  # (N, 3, 5, 16) in the root's frame: position, columns of the rotation, shift
     world: Tensor  # (N, 3, 5, 16) the same in the frame of the result
 
@@ -53,18 +55,17 @@ def skin_hands(
 
     part_size: hands that are skinned together; None is all, without a look at how many there are.
     """
-    if rig.mirror is not None:
-        root, rotations = root * rig.mirror[:, None], rotations * turn(rig.mirror)
+    if rig.mirror is not None and rig.turn is not None:
+        root, rotations = root * rig.mirror[:, None], rotations * rig.turn
     features = torch.cat([torch.ones_like(betas[:, :1]), betas, rotations.flatten(1)], 1)
     if rig.of_side is not None:
         features = (rig.of_side[:, :, None] * features[:, None]).flatten(1)
     rest = features @ rig.blend
     # MANO's tree is five fingers of three joints: two steps along all fingers at once
-    local = rest[:, LOCAL].view(-1, NUM_FINGERS, 3, 4, 4)
-    first = local[:, :, 0]
-    second = first @ local[:, :, 1]
-    third = second @ local[:, :, 2]
-    fingers = torch.stack([first, second, third], 2)[..., 1:, :].reshape(-1, NUM_JOINTS - 1, 3, 4).permute(0, 2, 3, 1)
+    local = rest[:, LOCAL].view(-1, 3, NUM_FINGERS, 4, 4).transpose(0, 1).reshape(3, -1, 4, 4)
+    second = torch.bmm(local[0], local[1])
+    chain = torch.stack([local[0], second, torch.bmm(second, local[2])])
+    fingers = chain.view(3, -1, NUM_FINGERS, 4, 4)[..., 1:, :].permute(1, 3, 4, 2, 0).reshape(-1, 3, 4, NUM_JOINTS - 1)
     still = torch.eye(4, dtype=rest.dtype, device=rest.device)[1:, :, None].expand(rest.shape[0], 3, 4, 1)
     motions = torch.cat([still, fingers], -1)
     rest_joints = rest[:, JOINTS].view(-1, 1, 4, NUM_JOINTS)
@@ -76,12 +77,7 @@ def skin_hands(
     points = parts[0] if len(parts) == 1 else torch.cat(parts)
     tips = points.gather(2, rig.tips[:, None].expand(-1, 3, -1))
     joints = torch.cat([world[:, :, 0], tips], 2).transpose(1, 2)[:, rig.order]
-    return (points.transpose(1, 2).contiguous(), joints), Intermediates(root, rest, first, second, posed, world)
-
-
-def turn(mirror: Tensor) -> Tensor:
-    """(N, 1, 3, 3) factors that mirror rotation matrices: S R S."""
-    return mirror[:, None, :, None] * mirror[:, None, None]
+    return (points.transpose(1, 2).contiguous(), joints), Intermediates(root, rest, local, second, posed, world)
 
 
 def sign(rig: Rig) -> Tensor | float:
@@ -109,6 +105,6 @@ def _skin(rig: Rig, world: Tensor, rest: Tensor, of_side: Tensor | None) -> Tens
 def blended_transforms(rig: Rig, world: Tensor, of_side: Tensor | None) -> Tensor:
     """(N, 3, 4, 778) transforms of the vertices: columns of the rotation, shift."""
     transforms = world[:, :, 1:]
-    if of_side is not None and rig.weights.shape[0] > NUM_JOINTS:
+    if of_side is not None and rig.own_weights:
         transforms = transforms[:, :, :, None] * of_side[:, None, None, :, None]
     return (transforms.reshape(-1, rig.weights.shape[0]) @ rig.weights).view(-1, 3, 4, NUM_VERTICES)

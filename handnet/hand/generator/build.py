@@ -5,10 +5,8 @@ The result is deterministic, so the .npz in this package can be rebuilt and comp
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,18 +90,6 @@ def build_mesh(anatomy: Anatomy) -> HandMesh:
         tips=new_id[mesh.tips].tolist(),
         wrist=new_id[mesh.wrist].tolist(),
     )
-
-
-def save_arrays(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write an .npz under a temporary name, then rename it; the same arrays give the same bytes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def differences(arrays: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> dict[str, float]:
