@@ -19,6 +19,7 @@ from handnet.skeleton import SIDES
 from pipelines.config_datasets import InterhandConfig
 from pipelines.datasets import interhand_annotations
 from pipelines.datasets.interhand import Interhand
+from pipelines.datasets.masks import layered_mask, skeleton_parts
 from pipelines.datasets.sample import MASK_IGNORE, DataError
 
 NUM_IMAGES = len(SEQUENCES) * len(FRAMES)
@@ -274,6 +275,37 @@ def test_damage_is_named_and_the_others_are_read(own, kind, change, message):
     assert 1 <= len(failures) < NUM_IMAGES
     with pytest.raises(DataError, match=message):
         dataset.sample(max(failures))
+
+
+def test_captures_without_images_are_left_out(own):
+    def move(content):
+        for image in content["images"]:
+            if image["seq_name"] == SEQUENCES[1]:
+                image.update(capture=13, file_name=image["file_name"].replace("Capture12", "Capture13"))
+
+    edit(own, "data", move)
+    assert sorted(by_image(open_interhand(own))) == [0, 1, 2, 3]
+    shutil.rmtree(own / "images")
+    with pytest.raises(DataError, match=r"images/train/: found no image of the captures \[12, 13\]"):
+        open_interhand(own)
+
+
+def test_nearer_parts_cover_farther_ones():
+    """Two fingers crossed over two others: each hand is in front once."""
+    first, second = np.zeros((21, 2)), np.zeros((21, 2))
+    first[5:9] = [[10, 20], [90, 20], [10, 60], [90, 60]]  # bones along rows 20 and 60
+    second[5:9] = [[30, 5], [30, 95], [70, 5], [70, 95]]  # and along columns 30 and 70
+    known = np.isin(np.arange(21), [5, 6, 7, 8])
+    near, far = np.full(21, 0.5), np.full(21, 0.5)
+    near[5:9], far[5:9] = [0.4, 0.4, 0.6, 0.6], [0.5, 0.5, 0.5, 0.5]
+    drawn = [skeleton_parts(first, near, 300.0, known), skeleton_parts(second, far, 300.0, known)]
+    mask = layered_mask(drawn, (100, 100))
+    assert mask[20, 30] == mask[20, 70] == 1
+    assert mask[60, 30] == mask[60, 70] == 2
+    assert mask[20, 50] == 1
+    assert mask[40, 30] == 2
+    assert layered_mask(drawn[::-1], (100, 100))[20, 30] == 2
+    assert layered_mask([], (100, 100)).max() == 0
 
 
 def test_bad_files_are_named(own):

@@ -67,13 +67,22 @@ class Interhand:
                 raise DataError(f"{self.files.path}: {annotation_name(self.split, kind)}: not found")
         self.annotations = load_annotations(self.files, self.split, cache)
         self.cameras = Cameras(self.files, annotation_name(self.split, "camera"))
-        self.rows = select(self.annotations, config, split)
+        self.rows = select(self.annotations, config, split, self._captures())
         self.fits = self.fit = None
         if config.mano_model is not None:
             from pipelines.datasets.mano_fit import ManoFit  # brings in torch
 
             self.fit = ManoFit(config.mano_model)
             self.fits = load_fits(self.files, self.split, cache)
+
+    def _captures(self) -> list[int]:
+        """The captures of which there are images: a partial copy has some of them. DataError if there are none."""
+        images = self.annotations.images
+        named = np.unique(images["capture"][images["wrong"] == 0]).tolist()
+        found = [capture for capture in named if next(self.files.names(f"images/{self.split}/Capture{capture}/"), None) is not None]
+        if not found:
+            raise DataError(f"{self.files.path}: images/{self.split}/: found no image of the captures {named}")
+        return found
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -208,9 +217,15 @@ def _flags(bits: int) -> NDArray[np.bool_]:
     return np.array([bits >> place & 1 for place in range(NUM_JOINTS)], bool)
 
 
-def select(annotations: Annotations, config: InterhandConfig, split: str) -> NDArray[np.int64]:
-    """Ascending indices of the samples to take: those with a valid joint, at the frame rate asked for, in train a random subset."""
+def select(annotations: Annotations, config: InterhandConfig, split: str, captures: list[int]) -> NDArray[np.int64]:
+    """Ascending indices of the samples to take: those with a valid joint, at the frame rate asked for, in train a random subset.
+
+    captures: those of which there are images.
+    """
     rows = annotations.usable()
+    image = annotations.samples["image"][rows]
+    shown = annotations.images[np.maximum(image, 0)]
+    rows = rows[(image < 0) | (shown["wrong"] > 0) | np.isin(shown["capture"], captures)]
     if config.fps < config.release_fps:
         rows = rows[_thinned(annotations, rows, config.release_fps // config.fps)]
     if split == "train" and config.train_subset is not None and config.train_subset < len(rows):
