@@ -106,7 +106,7 @@ def _examine_files(found: Diagnosis, files: dict[str, Path]) -> None:
     if len(hands) == len(SIDES):
         _compare_sides(found, hands["left"], hands["right"])
     if any(files[side].suffix == ".pkl" for side in hands):
-        found.say("cache", f"the arrays of .pkl files are kept in {cache_folder()}")
+        found.say("cache", f"the arrays of .pkl files are kept in {_short(cache_folder())}")
 
 
 def _compare_sides(found: Diagnosis, left: OneHand, right: OneHand) -> None:
@@ -121,3 +121,8 @@ def _compare_sides(found: Diagnosis, left: OneHand, right: OneHand) -> None:
 def _reach_mm(hand: OneHand) -> float:
     wrist = hand.J_regressor[0] @ hand.v_template
     return float(np.linalg.norm(hand.v_template[hand.tips[2]] - wrist)) * 1000
+
+
+def _short(path: Path) -> str:
+    """A path with ~ for the user's own folder."""
+    return f"~/{path.relative_to(Path.home())}" if path.is_relative_to(Path.home()) else str(path)
