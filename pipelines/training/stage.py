@@ -79,7 +79,8 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
 def build_task(config: TrainConfig, section: StageConfig, start_from: Path | None) -> HandTask:
     """Network, hand and losses of one stage; `start_from` is a model folder whose weights are taken over."""
     try:
-        layer = HandLayer(resolve_hand(config.model.hand))
+        # NaN is for the guard of a step to find, on a CPU as on a GPU
+        layer = HandLayer(resolve_hand(config.model.hand), check_values=False)
     except FileNotFoundError as error:
         raise ValueError(f"train.model.hand: {error}") from None
     network_config = HandNetConfig(**config.model.model_dump(exclude={"hand"}))
