@@ -73,7 +73,7 @@ bench: setup  ## measure the fast routines (benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done
 
 clean:  ## remove what the stages made (DVC's cache keeps it: `make demo` brings it back) and the tools' caches
-	rm -rf data models logs results submissions reports checkpoints dvc_plots build
+	rm -rf data models logs results submissions reports checkpoints checks dvc_plots build
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from pipelines.shards import ShardError, ShardReader, schema
 from pipelines.shards.build import build_shards
+from pipelines.shards.headers import member_blocks
 from pipelines.shards.manifest import ShardEntry, sha256_file
 from pipelines.shards.schema import SUFFIXES
 
@@ -193,6 +194,19 @@ def test_reader_survives_pickling(built):
 
 
 # --- damage ---------------------------------------------------------------------------------------------------------
+
+
+@given(st.text("abcXYZ09-_", min_size=1, max_size=60), st.sampled_from(SUFFIXES), st.binary(max_size=1100))
+def test_members_are_what_tarfile_writes(key, suffix, data):
+    info = tarfile.TarInfo(f"{key}.{suffix}")
+    info.size, info.mode = len(data), 0o644
+    want = info.tobuf(tarfile.USTAR_FORMAT) + data + bytes(-len(data) % 512)
+    assert b"".join(member_blocks(f"{key}.{suffix}", data)) == want
+
+
+def test_names_that_no_header_has_room_for_are_refused():
+    with pytest.raises(ValueError, match=r"expected a name of at most 100 bytes .*, got 104"):
+        member_blocks("a" * 100 + ".jpg", b"")
 
 
 def rewrite(folder, change, shard="shard-000000.tar"):

@@ -113,7 +113,8 @@ def out_text(path: Path) -> str:
     for manifest_path in sorted(file for file in files if file.name == MANIFEST):
         manifest = load_manifest(manifest_path.parent)
         prefix = f"{manifest_path.parent.name}: " if manifest_path.parent != path else ""
-        texts.append(f"{prefix}{manifest.num_samples:,} images, {manifest.num_hands:,} hands")
+        aside = f", {manifest.num_quarantined:,} damaged ones set aside" if manifest.num_quarantined else ""
+        texts.append(f"{prefix}{manifest.num_samples:,} images, {manifest.num_hands:,} hands{aside}")
     return "; ".join([*texts, size])
 
 

@@ -16,7 +16,7 @@ from pipelines.shards.schema import SUFFIXES, ShardError
 BLOCK = 512
 END = bytes(2 * BLOCK)  # of a tar
 _MODE_AND_OWNERS = b"0000644\0" + b"0000000\0" * 2
-_AFTER_CHECKSUM = (b"0" + bytes(100) + b"ustar\x0000" + bytes(64) + b"0000000\0" * 2).ljust(BLOCK - 156, b"\0")
+_AFTER_CHECKSUM = (b"0" + bytes(100) + b"ustar\x0000").ljust(BLOCK - 156, b"\0")
 
 
 @dataclass(frozen=True)
