@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -88,8 +89,8 @@ class Egohands:
 
 def outlined_hand(mask: NDArray[np.bool_], side: int, K: NDArray[np.float64], source_id: str, identity: str | None = None) -> HandLabel:
     """A hand of which the mask (H,W) alone is known: no keypoint is visible, and all lie at the mask's centroid."""
-    rows, columns = np.nonzero(mask)
-    centroid = np.array([columns.mean() + 0.5, rows.mean() + 0.5])
+    moments = cv2.moments(mask.astype(np.uint8), True)
+    centroid = np.array([moments["m10"], moments["m01"]]) / moments["m00"] + 0.5
     return HandLabel(
         side=side,
         keypoints_px=np.tile(centroid, (NUM_KEYPOINTS, 1)).astype(np.float32),

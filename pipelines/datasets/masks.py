@@ -96,7 +96,7 @@ def skeleton_parts(keypoints_px: NDArray, depths_m: NDArray, focal_px: float, kn
 
 
 def _thickness(radius_px: float) -> int:
-    return int(np.clip(round(2 * radius_px), 1, 32767))  # cv2's limit
+    return min(max(round(2 * radius_px), 1), 32767)  # cv2's limit
 
 
 def _fixed(points_px: NDArray) -> NDArray[np.int32]:

@@ -20,21 +20,21 @@ def polygon_mask(polygons: Sequence[NDArray], shape: tuple[int, int]) -> NDArray
 
 
 def _fill(mask: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:
-    height, width = mask.shape
     if len(corners) < 3:
         return
     x0, y0, x1, y1 = (a[:, None] for a in (*corners.T, *np.roll(corners, -1, axis=0).T))
-    first, last = (int(np.clip(v, 0, height)) for v in (np.floor(corners[:, 1].min()), np.ceil(corners[:, 1].max())))
-    rows = np.arange(first, last) + 0.5
+    size = np.array(mask.shape[::-1])
+    (left, top), (right, bottom) = (np.clip(v, 0, size).astype(np.int64) for v in (np.floor(corners.min(0)), np.ceil(corners.max(0))))
+    rows = np.arange(top, bottom) + 0.5
     crossed = (y0 <= rows) != (y1 <= rows)  # (edges, rows)
     with np.errstate(divide="ignore", invalid="ignore"):
         crossing = x0 + (rows - y0) / (y1 - y0) * (x1 - x0)
     edge, row = np.nonzero(crossed)
     # from the first pixel whose centre lies right of the crossing, inside becomes outside and the other way round
-    column = np.clip(np.ceil(crossing[edge, row] - 0.5), 0, width).astype(np.int64)
-    turns = np.zeros((last - first, width + 1), np.uint8)
+    column = np.clip(np.ceil(crossing[edge, row] - 0.5), left, right).astype(np.int64) - left
+    turns = np.zeros((bottom - top, right - left + 1), np.uint8)
     np.add.at(turns, (row, column), 1)
-    mask[first:last] |= np.cumsum(turns, axis=1, dtype=np.uint32)[:, :width].astype(np.uint8) & 1
+    mask[top:bottom, left:right] |= np.cumsum(turns, axis=1, dtype=np.uint32)[:, :-1].astype(np.uint8) & 1
 
 
 def run_length_mask(counts: Sequence[int] | str, shape: tuple[int, int]) -> NDArray[np.uint8]:
