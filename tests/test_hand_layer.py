@@ -311,5 +311,8 @@ def test_wrong_options_are_named(model):
         run(layer, x, joints="openpose")
     with pytest.raises(ValueError, match=r"pose: expected shape \(2, 1\.\.45\) with use_pca, got \(2, 46\)"):
         run(layer, x | {"pose": torch.zeros(2, 46)}, use_pca=True)
+    out = run(layer, x)
+    with pytest.raises(ValueError, match=r"vertices: expected shape \(2, 778, 3\), got \(2, 700, 3\)"):
+        layer.joints_as("ho3d", out._replace(vertices=out.vertices[:, :700]), x["side"])
     with pytest.raises(ValueError, match=r"coefficients: expected shape \(N, 1\.\.45\), got \(2, 0\)"):
         layer.pose_from_components(torch.zeros(2, 0), x["side"])

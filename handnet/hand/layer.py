@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from handnet.hand.blending import blend_matrix, is_mirrored
 from handnet.hand.files import HandModel, load_hand
-from handnet.hand.layer_checks import check_input, in_layer_dtype
+from handnet.hand.layer_checks import check_input, check_posed, in_layer_dtype
 from handnet.hand.posing import pose_hands
 from handnet.hand.schema import NUM_FACES, NUM_JOINTS, NUM_POSE
 from handnet.hand.skinning import Rig
@@ -154,6 +154,8 @@ class HandLayer(nn.Module):
         convention: one name for all, or a `convention_index` per hand, for batches out of several datasets.
         out: what `forward` returned with joints="model", before or after any rigid motion.
         """
+        if not torch.jit.is_tracing():
+            check_posed(*out, side)
         with torch.autocast(out.vertices.device.type, enabled=False):
             name = convention if isinstance(convention, str) else None
             index = torch.full_like(side, convention_index(convention)) if isinstance(convention, str) else convention

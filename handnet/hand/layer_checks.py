@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from handnet.differentiation import needs_plain_operations
-from handnet.hand.schema import NUM_BETAS, NUM_JOINTS, NUM_POSE
+from handnet.hand.schema import NUM_BETAS, NUM_JOINTS, NUM_POSE, NUM_VERTICES
 from handnet.skeleton import NUM_KEYPOINTS
 
 
@@ -44,6 +44,14 @@ def check_input(
         raise ValueError(f"center_joint: expected a std21 index 0..20, got {center_joint}")
     if check_values and side.device.type == "cpu" and not needs_plain_operations():
         _check_values(side, {"root_rotation": root_rotation, "pose": pose, "betas": betas, "translation": translation})
+
+
+def check_posed(vertices: Tensor, joints: Tensor, side: Tensor) -> None:
+    """ValueError unless these are posed hands of one batch."""
+    num = side.shape[0] if side.ndim else 0
+    _expect("vertices", vertices, (num, NUM_VERTICES, 3))
+    _expect("joints", joints, (num, NUM_KEYPOINTS, 3))
+    _expect("side", side, (num,))
 
 
 def in_layer_dtype(name: str, value: Tensor, dtype: torch.dtype) -> Tensor:
