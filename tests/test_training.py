@@ -1,4 +1,4 @@
-"""Training as it is run: the command, an interruption, exact resume, refusals, and the artefact everything downstream reads."""
+"""Training as it is run: the command, kills and signals, exact resume, refusals, validation, and the artefact that it makes."""
 
 import json
 import os
@@ -10,52 +10,22 @@ import time
 from pathlib import Path
 
 import pytest
-from fake_hands import make_crops, make_scenes, write_shards
-from ruamel.yaml import YAML
 from safetensors.torch import load_file
+from training_runs import ROOT, change_params, copy_project, curve, environment, make_project, start, train, without_time
 
 from pipelines.config import load_params
-from pipelines.training import lr_factor
+from pipelines.training.optimization import lr_factor
 
-ROOT = Path(__file__).parents[1]
+STEPS = 16
+SAME = ("models/crop/model.safetensors", "logs/crop/plots/metrics/train/loss.tsv")
 
 
 @pytest.fixture(scope="module")
 def workspace(tmp_path_factory) -> Path:
-    """A project folder with tiny data, where `python -m pipelines.train` runs."""
-    folder = tmp_path_factory.mktemp("training")
-    write_shards(folder / "data/ingest/procedural/train", make_crops(8, seed=0))
-    write_shards(folder / "data/scenes/train", make_scenes(8, seed=0))
-    tree = YAML(typ="safe", pure=True).load((ROOT / "pipelines/presets/tiny.yaml").read_text())
-    for stage in ("crop", "multi"):
-        tree["train"][stage] |= {"steps": 12, "batch_size": 2, "checkpoint_every": 4, "log_every": 1, "input_px": 64}
-    write_params(folder, tree)
-    return folder
-
-
-def write_params(folder: Path, tree: dict) -> None:
-    with (folder / "params.yaml").open("w") as stream:
-        YAML().dump(tree, stream)
-
-
-def start(folder: Path, stage: str) -> subprocess.Popen:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HANDNET_LOADER_WORKERS": "0", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pipelines.train", stage]
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def train(folder: Path, stage: str) -> subprocess.CompletedProcess:
-    process = start(folder, stage)
-    out, err = process.communicate(timeout=300)
-    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
-
-
-def copy_of(workspace: Path, tmp_path: Path) -> Path:
-    folder = tmp_path / "copy"
-    shutil.copytree(workspace, folder)
-    for made in ("models", "logs", "checkpoints"):
-        shutil.rmtree(folder / made, ignore_errors=True)
-    return folder
+    """A project in which `python -m pipelines.train` runs: it saves and logs every step, and validates now and then."""
+    folder = tmp_path_factory.mktemp("training") / "project"
+    small = {"steps": STEPS, "batch_size": 2, "input_px": 32, "checkpoint_every": 1}
+    return make_project(folder, **small, validate_every=8, validate_samples=3, loss={"render_images": 2})
 
 
 @pytest.fixture(scope="module")
@@ -70,65 +40,77 @@ def test_the_artefacts_of_both_stages(trained):
     for stage in ("crop", "multi"):
         description = json.loads((trained / "models" / stage / "model.json").read_text())
         assert description["stage"] == stage
-        assert description["provenance"]["images_seen"] == 24
+        assert description["provenance"]["images_seen"] == STEPS * 2
         weights = load_file(trained / "models" / stage / "model.safetensors")
         assert not any("layer" in name for name in weights)  # no hand model is stored with the weights
-        rows = (trained / "logs" / stage / "plots/metrics/train/loss.tsv").read_text().splitlines()
-        assert len(rows) == 13  # header and one row a step
+        assert len(curve(trained, stage)) == STEPS
     assert not list((trained / "checkpoints").glob("*"))  # removed when the model is written
 
 
-def wait_for_checkpoint(folder: Path, process: subprocess.Popen) -> None:
+def steps_saved(folder: Path, stage: str = "crop") -> list[int]:
+    return sorted(int(path.name.split("-")[1]) for path in folder.glob(f"checkpoints/{stage}-*/step-*") if path.suffix == "")
+
+
+def run_with_kills(folder: Path, num_processes: int, num_kills: int) -> list[int]:
+    """Train the crop stage to its end with that many SIGKILLs on the way; the steps that were saved at each of them."""
+    seed = time.time_ns() % 2**32
+    script = str(Path(__file__).with_name("training_kills.py"))
+    command = [sys.executable, script, str(folder), str(num_processes), str(num_kills), str(STEPS), str(seed)]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, f"seed {seed}: {result.stderr}"
+    return [int(line) for line in result.stdout.splitlines() if line.isdigit()]
+
+
+@pytest.mark.parametrize("num_processes", [1, 2])
+def test_killed_at_six_random_moments_equals_uninterrupted(workspace, tmp_path, num_processes):
+    """Bit for bit: weights, curves and validation."""
+    whole, folder = copy_project(workspace, tmp_path / "whole"), copy_project(workspace, tmp_path / "killed")
+    assert run_with_kills(whole, num_processes, 0) == []
+    reached = run_with_kills(folder, num_processes, 6)
+    assert len(reached) == 6
+    assert reached[-1] > reached[0]
+    for name in (*SAME, "logs/crop/plots/metrics/validation/recall.tsv"):
+        assert without_time(folder / name) == without_time(whole / name), (name, reached)
+    assert len(curve(folder, "crop")) == STEPS
+
+
+@pytest.mark.parametrize(("how", "code", "devices"), [("SIGINT", 130, "1"), ("SIGTERM", 75, "1"), ("SIGTERM", 75, "2")])
+def test_a_signal_saves_and_says_run_me_again(trained, tmp_path, how, code, devices):
+    folder = copy_project(trained, tmp_path / "copy")
+    change_params(folder, checkpoint_every=1000, steps=2000, validate_every=0)
+    process = start(folder, "crop", HANDNET_DEVICES=devices)
     deadline = time.monotonic() + 240
-    while not list(folder.glob("checkpoints/crop-*/last.pt")):
+    while not list(folder.glob("logs/crop/plots/metrics/train/loss.tsv")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_interrupted_and_resumed_equals_uninterrupted(trained, tmp_path, how):
-    """Bit for bit, weights and curves, after Ctrl-C and after a kill."""
-    folder = copy_of(trained, tmp_path)
-    process = start(folder, "crop")
-    wait_for_checkpoint(folder, process)
-    process.send_signal(how)
+    os.kill(process.pid, getattr(signal, how))
     _, err = process.communicate(timeout=240)
-    assert process.returncode == (130 if how == signal.SIGINT else -signal.SIGKILL), err
-    assert not (folder / "models/crop/model.safetensors").exists()
-    result = train(folder, "crop")
-    assert result.returncode == 0, result.stderr
-    assert "resuming at step" in result.stdout + result.stderr
-    same = [f"models/crop/{name}" for name in ("model.safetensors", "model.json")] + ["logs/crop/plots/metrics/train/loss.tsv"]
-    for name in same:
-        assert strip_time(folder / name) == strip_time(trained / name), name
-
-
-def strip_time(path: Path) -> bytes:
-    if path.suffix != ".tsv":
-        return path.read_bytes()
-    rows = [line.split("\t") for line in path.read_text().splitlines()]
-    keep = [i for i, name in enumerate(rows[0]) if name != "timestamp"]
-    return "\n".join("\t".join(row[i] for i in keep) for row in rows).encode()
+    assert process.returncode == code, err
+    (step,) = steps_saved(folder)
+    assert f"stopped at step {step} of 2000; the same command goes on from there" in err
+    assert "Traceback" not in err
+    assert "failed" not in err
 
 
 def test_another_learning_rate_does_not_resume(trained, tmp_path):
-    folder = copy_of(trained, tmp_path)
+    folder = copy_project(trained, tmp_path / "copy")
     process = start(folder, "crop")
-    wait_for_checkpoint(folder, process)
-    process.kill()
-    process.communicate()
-    tree = YAML(typ="safe", pure=True).load((folder / "params.yaml").read_text())
-    tree["train"]["crop"]["lr"] = 0.005
-    write_params(folder, tree)
+    while not steps_saved(folder):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=240)
+    change_params(folder, lr=0.005, steps=2, validate_every=0)
     result = train(folder, "crop")
     assert result.returncode == 0, result.stderr
     assert "resuming" not in result.stdout + result.stderr
+    assert "is of another run and is left alone: config.lr: now 0.005, there 0.001" in result.stdout + result.stderr
     assert (folder / "models/crop/model.safetensors").read_bytes() != (trained / "models/crop/model.safetensors").read_bytes()
 
 
 def test_errors_are_one_line(trained, tmp_path):
-    folder = copy_of(trained, tmp_path)
+    folder = copy_project(trained, tmp_path / "copy")
     result = train(folder, "multi")  # before the crop stage
     assert result.returncode == 1
     assert result.stderr.strip().splitlines()[-1] == "error: models/crop/model.safetensors: not found; train the crop stage first"

@@ -179,13 +179,20 @@ def optimizer_tensors(state: dict[str, Any]) -> tuple[dict[str, Tensor], dict[st
     return tensors, {"param_groups": state["param_groups"], "state": plain}
 
 
-def optimizer_state(tensors: dict[str, Tensor], values: dict[str, Any]) -> dict[str, Any]:
-    """The inverse of `optimizer_tensors`."""
+def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    """The inverse of `optimizer_tensors`. What has a parameter's shape gets its memory layout back, which a file does not keep.
+
+    A fused optimiser goes through memory, not through indices.
+    """
     state: dict[int, dict[str, Any]] = {}
     for key, value in {**tensors, **values["state"]}.items():
         index, name = key.split(".", 1)
         state.setdefault(int(index), {})[name] = value
-    return {"state": state, "param_groups": values["param_groups"]}
+    optimizer.load_state_dict({"state": state, "param_groups": values["param_groups"]})
+    for parameter, entries in optimizer.state.items():
+        for name, value in entries.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                entries[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
 
 
 def _flush(path: Path) -> None:

@@ -18,9 +18,16 @@ def make_optimizer(task: HandTask, config: StageConfig) -> torch.optim.Optimizer
     trunk = [p for p in task.network.backbone.parameters() if p.requires_grad]
     inside = {id(p) for p in trunk}
     heads = [p for p in task.parameters() if p.requires_grad and id(p) not in inside]
-    groups = [{"params": heads, "lr": config.lr}, {"params": trunk, "lr": config.lr * config.backbone_lr_factor}]
+    rates = ((heads, config.lr), (trunk, config.lr * config.backbone_lr_factor))
+    groups = [{"params": parameters, "lr": rate, "base_lr": rate} for parameters, rate in rates if parameters]
     kind = OPTIMIZERS[config.optimizer]
     return kind(groups, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, config: StageConfig, step: int) -> None:
+    """The learning rates of a step (from 0): a function of the step alone."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * lr_factor(config, step)
 
 
 def lr_factor(config: StageConfig, step: int) -> float:

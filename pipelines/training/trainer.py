@@ -13,11 +13,11 @@ from torch import Tensor
 from handnet.task import HandTask
 from pipelines.config import StageConfig
 from pipelines.training.batch_norm import synchronize_batch_norm
-from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder, optimizer_state, optimizer_tensors
+from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder, load_optimizer, optimizer_tensors
 from pipelines.training.feeding import Feed, Parts
 from pipelines.training.journal import Journal, Row
 from pipelines.training.nonfinite import FiniteGuard
-from pipelines.training.optimization import AveragedWeights, lr_factor, make_optimizer
+from pipelines.training.optimization import AveragedWeights, make_optimizer, set_lr
 from pipelines.training.processes import Group, in_group
 from pipelines.training.stopping import Stopped, stop_signals
 from pipelines.training.whole_batch import WholeBatch
@@ -55,7 +55,6 @@ class Trainer:
         self.raw_task, self.network = task, task.network
         self.optimizer_itself = make_optimizer(task, config)
         self.task, self.optimizer = fabric.setup(task, self.optimizer_itself)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer_itself, lambda step: lr_factor(config, step))
         self.average = AveragedWeights(self.network, config.ema_decay)
         self.whole_batch = WholeBatch(task, self.group, config.batch_size)
         self.guard = FiniteGuard(config.nonfinite, self.group, checkpoints.folder, fabric.device)
@@ -79,8 +78,7 @@ class Trainer:
         try:
             self.network.load_state_dict(tensors["network"])
             self.average.load(tensors["average"])
-            self.optimizer_itself.load_state_dict(optimizer_state(tensors["optimizer"], values["optimizer"]))
-            self.schedule.load_state_dict(values["schedule"])
+            load_optimizer(self.optimizer_itself, tensors["optimizer"], values["optimizer"])
             self.history, self.guard.num_skipped = values["history"], values["num_skipped"]
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             path = self.checkpoints.path(self.step)
@@ -93,7 +91,6 @@ class Trainer:
             optimizer, optimizer_values = optimizer_tensors(self.optimizer_itself.state_dict())
             values = {
                 "optimizer": optimizer_values,
-                "schedule": {name: value for name, value in self.schedule.state_dict().items() if name != "lr_lambdas"},
                 "history": self.history,
                 "num_skipped": self.guard.num_skipped,
             }
@@ -137,6 +134,7 @@ class Trainer:
 
     def train_step(self, parts: Parts) -> Tensor:
         """One optimiser step on a batch in parts; returns the terms of the whole batch, in the order of `names`."""
+        set_lr(self.optimizer_itself, self.config, self.step)
         # whatever draws random numbers in a step draws the same ones in a resumed run
         torch.manual_seed(((self.seed << 32 | self.step) << 12 | self.group.rank) % 2**63)
         parts = [part.to(self.fabric.device) for part in parts]
@@ -157,7 +155,6 @@ class Trainer:
         self.guard.watch(self.step + 1, terms, own, None if scaled else norm, self.optimizer_itself, parts)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        self.schedule.step()
         self.average.update(self.step)
         return terms
 
@@ -172,7 +169,7 @@ class Trainer:
     def log(self, terms: Tensor, journal: Journal, feed: Feed) -> None:
         row: Row = {"step": float(self.step)}
         row |= {f"train/{name}": value for name, value in zip(self.names, terms.tolist(), strict=True)}
-        row["train/lr"] = float(self.schedule.get_last_lr()[0])
+        row["train/lr"] = float(self.optimizer_itself.param_groups[0]["lr"])
         if self.config.nonfinite == "skip":
             row["train/skipped"] = float(self.guard.num_skipped)
         row |= journal.speed(feed.waited_s, self.config.batch_size)

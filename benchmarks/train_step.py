@@ -1,0 +1,152 @@
+"""Where a training step's time goes, and how near the loop comes to a bare forward + backward + step on the same model and batches.
+
+    python benchmarks/train_step.py [crop|multi] [--steps 20] [--rounds 4]
+
+Makes a small part of the demo's data in a temporary folder first. Both loops alternate; the least time of the rounds counts, since other
+work on the machine only ever adds to it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from dvclive import Live
+from ruamel.yaml import YAML
+
+from handnet.task import HandTask
+from pipelines.config import StageConfig, load_params
+from pipelines.loading import TrainingBatches
+from pipelines.training.checkpoint import CheckpointFolder
+from pipelines.training.feeding import Feed, Parts
+from pipelines.training.journal import Journal
+from pipelines.training.processes import start_fabric
+from pipelines.training.stage import build_task
+from pipelines.training.trainer import Trainer
+
+ROOT = Path(__file__).parents[1]
+NUM_TRAIN, NUM_SCENES = 512, 128
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage", nargs="?", choices=("crop", "multi"), default="crop")
+    parser.add_argument("--steps", type=int, default=20, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=4)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        make_data(arguments.stage)
+        measure(arguments.stage, arguments.steps, arguments.rounds)
+        os.chdir(ROOT)
+
+
+def make_data(stage: str) -> None:
+    """The demo's params with fewer samples, and its data."""
+    tree = YAML(typ="safe", pure=True).load((ROOT / "pipelines/presets/demo.yaml").read_text())
+    tree["ingest"]["procedural"] |= {"num_train": NUM_TRAIN, "num_eval": 8}
+    tree["compose"]["train"] |= {"num_scenes": NUM_SCENES}
+    with open("params.yaml", "w") as stream:
+        YAML().dump(tree, stream)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for command in (["ingest", "procedural"], *([["compose", "train"]] if stage == "multi" else [])):
+        subprocess.run([sys.executable, "-m", f"pipelines.{command[0]}", *command[1:]], check=True, env=environment)
+
+
+class Chunk:
+    """A feed's next steps, as a feed of its own; the thread behind it goes on."""
+
+    def __init__(self, feed: Feed, items: Iterator[Parts], num: int):
+        self.feed, self.items, self.num = feed, items, num
+
+    @property
+    def waited_s(self) -> float:
+        return self.feed.waited_s
+
+    def __iter__(self) -> Iterator[Parts]:
+        return islice(self.items, self.num)
+
+
+def measure(stage: str, steps: int, rounds: int) -> None:
+    params = load_params().train
+    section: StageConfig = getattr(params, stage)
+    longer = section.model_copy(update={"steps": 10**6, "checkpoint_every": 10**6})
+    fabric = start_fabric(section.precision)
+    torch.manual_seed(0)
+    trainer = Trainer(fabric, build_task(params, longer, None), longer, CheckpointFolder(stage, {}), 0)
+    bare_task = build_task(params, longer, None)
+    bare_optimizer = torch.optim.AdamW([p for p in bare_task.parameters() if p.requires_grad], lr=1e-5, fused=True)
+    feed = Feed(TrainingBatches(longer, 0, whole_image=stage == "multi"), longer.batch_size, 0)
+    items = iter(feed)
+    prepared = [part for parts in islice(items, steps) for part in parts]
+
+    def bare() -> float:
+        return timed(lambda: [bare_step(bare_task, bare_optimizer, batch) for batch in prepared])
+
+    loop_s, bare_s, waited = [], [], []
+    with Live("logs", dvcyaml=False, save_dvc_exp=False, report=None) as live:
+        journal = Journal(stage, live, fabric.device)
+        trainer.run(Chunk(feed, items, 3), journal)  # type: ignore[arg-type]
+        bare_step(bare_task, bare_optimizer, prepared[0])
+        for _ in range(rounds):
+            bare_s.append(bare())
+            before = feed.waited_s
+            loop_s.append(timed(lambda: trainer.run(Chunk(feed, items, steps), journal)))  # type: ignore[arg-type]
+            waited.append((feed.waited_s - before) / loop_s[-1])
+    images = steps * section.batch_size
+    print(f"\n{stage}: {section.batch_size} images of {section.input_px} px a step, {torch.get_num_threads()} threads")
+    print(f"bare loop      {images / min(bare_s):7.1f} images/s   (forward, backward, optimiser step on batches made beforehand)")
+    print(f"training loop  {images / min(loop_s):7.1f} images/s   (with loading, clipping, averaging, guard and log)")
+    print(f"ratio          {min(bare_s) / min(loop_s):7.3f}            waiting for data {100 * sorted(waited)[len(waited) // 2]:.1f} %")
+    shares(trainer, prepared[:6])
+
+
+def bare_step(task: HandTask, optimizer: torch.optim.Optimizer, batch: object) -> None:
+    loss = task(batch)["loss"]
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def timed(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def shares(trainer: Trainer, batches: Parts) -> None:
+    """Forward, backward, the rest of a step, and what drawing hands takes of the first two."""
+    task, weights = trainer.raw_task, trainer.raw_task.weights
+    forward, backward, rest, undrawn = [], [], [], []
+    for batch in batches:
+        trainer.train_step([batch])
+        started = time.perf_counter()
+        loss = task(batch)["loss"]
+        forwarded = time.perf_counter()
+        loss.backward()
+        backwarded = time.perf_counter()
+        task.zero_grad(set_to_none=True)
+        rest.append(timed(lambda batch=batch: trainer.train_step([batch])) - (backwarded - started))
+        forward.append(forwarded - started)
+        backward.append(backwarded - forwarded)
+        task.weights = replace(weights, photometric=0.0, silhouette=0.0)
+        undrawn.append(timed(lambda batch=batch: task(batch)["loss"].backward()))
+        task.weights = weights
+        task.zero_grad(set_to_none=True)
+    f, b, r, u = (sorted(values)[len(values) // 2] for values in (forward, backward, rest, undrawn))
+    total = f + b + max(r, 0.0)
+    print(f"a step: forward {100 * f / total:.0f} %, backward {100 * b / total:.0f} %, optimiser and all else {100 * max(r, 0) / total:.0f} %")
+    print(f"of these, drawing hands (forward and backward): {100 * max(f + b - u, 0) / total:.0f} %; {1000 * total:.0f} ms in all")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""What a run keeps and how it reacts: checkpoints, losses that are not finite, validation, options, the feed, batch norm of a group."""
+
+import json
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+from fake_batches import unchecked
+from safetensors import safe_open
+from safetensors.torch import load_file
+from timm.layers import BatchNormAct2d
+from training_runs import change_params, copy_project, curve, make_project
+
+from handnet.task import HandTask
+from pipelines.config import ParamsError, load_params
+from pipelines.training import stage as stage_module
+from pipelines.training.batch_norm import GroupBatchNorm2d, synchronize_batch_norm
+from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder
+from pipelines.training.feeding import made_ahead
+from pipelines.training.trainer import Trainer, Validation
+from pipelines.training.validation import Validator
+
+RUN = {"stage": "crop", "config": {"lr": 0.001, "loss": {"bones": 5.0}}, "seed": 0}
+
+
+def checkpoint(value: float) -> Checkpoint:
+    tensors = {group: {"w": torch.full((2,), float(value))} for group in ("network", "average", "optimizer")}
+    return Checkpoint(tensors=tensors, values={"at": value})
+
+
+def test_the_last_checkpoints_and_the_best_stay(tmp_path):
+    folder = CheckpointFolder("crop", RUN, keep=2, root=tmp_path)
+    assert folder.load() is None
+    for step in (1, 2, 3, 4):
+        folder.save(step, checkpoint(step), best_score=0.5 if step == 2 else None)
+    assert folder.steps() == [2, 3, 4]
+    assert folder.best() == (2, 0.5)
+    (folder.folder / "step-000000009.partial").mkdir()  # a kill while writing
+    step, last = CheckpointFolder("crop", RUN, root=tmp_path).load()
+    assert step == 4
+    assert last.values == {"at": 4}
+    assert last.tensors["average"]["w"].tolist() == [4, 4]
+    assert folder.load(2)[1].values == {"at": 2}
+    (folder.folder / "nonfinite-step-000000003-process-0.safetensors").touch()
+    folder.remove()
+    assert [path.name for path in folder.folder.iterdir()] == ["nonfinite-step-000000003-process-0.safetensors"]
+
+
+def test_a_checkpoint_of_another_run_is_refused_with_what_differs(tmp_path):
+    folder = CheckpointFolder("crop", RUN, root=tmp_path)
+    folder.save(3, checkpoint(3))
+    other = CheckpointFolder("crop", {**RUN, "config": {"lr": 0.01, "loss": {"bones": 5.0, "push": 1.0}}}, root=tmp_path)
+    (line,) = other.others()
+    assert "is of another run and is left alone: config.loss.push: now 1.0, there None; config.lr: now 0.01, there 0.001" in line
+    folder.folder.rename(other.folder)
+    with pytest.raises(CheckpointError, match=r"of another run: config\.loss\.push: expected 1\.0, got None; config\.lr: expected 0\.01"):
+        other.load()
+
+
+@pytest.mark.parametrize(("name", "damage"), [("state.json", b"{"), ("network.safetensors", b"\0" * 9), ("average.safetensors", None)])
+def test_a_damaged_checkpoint_is_refused(tmp_path, name, damage):
+    folder = CheckpointFolder("crop", RUN, root=tmp_path)
+    folder.save(3, checkpoint(3))
+    path = folder.path(3) / name
+    path.unlink() if damage is None else path.write_bytes(damage)
+    with pytest.raises(CheckpointError, match=r"step-000000003: not a readable checkpoint \(.*\); remove .* to start this run") as error:
+        folder.load()
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    return make_project(tmp_path_factory.mktemp("state") / "project", steps=6, batch_size=2, input_px=32, checkpoint_every=2)
+
+
+@pytest.fixture
+def here(project, tmp_path, monkeypatch) -> Path:
+    """A copy of the project, entered."""
+    folder = copy_project(project, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def run(folder: Path, **changes) -> Path:
+    change_params(folder, **changes)
+    with unchecked():
+        return stage_module.train_stage("crop", load_params().train)
+
+
+def poison(monkeypatch, *, from_call: int, num: int) -> None:
+    """`num` calls of the task from the given one on have a NaN among their terms."""
+    calls, real = [], HandTask._reconstruction
+
+    def broken(self, terms, out, batch):
+        real(self, terms, out, batch)
+        calls.append(batch)
+        if from_call <= len(calls) < from_call + num:
+            terms["bones"] = terms["bones"] * torch.nan
+
+    monkeypatch.setattr(HandTask, "_reconstruction", broken)
+
+
+def test_a_loss_that_is_not_finite_stops_and_names_term_and_samples(here, monkeypatch):
+    poison(monkeypatch, from_call=4, num=1)
+    with pytest.raises(ValueError, match=r"^training stopped at step 4: bones not finite; samples \d{6}, \d{6}; batch saved as ") as error:
+        run(here)
+    path = str(error.value).split("batch saved as ")[1]
+    with safe_open(path, "pt") as kept:
+        keys = kept.metadata()["0.keys"].split("\n")
+        assert kept.get_tensor("0.image").shape == (2, 3, 32, 32)
+    assert f"samples {keys[0]}, {keys[1]};" in str(error.value)
+    (last,) = here.glob("checkpoints/crop-*/step-*")  # what was saved before is good
+    assert last.name == "step-000000002"
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    run(here)  # and goes on once the cause is gone
+    assert np.isfinite(curve(here, "crop")).all()
+
+
+@pytest.mark.parametrize("delayed", [False, True])
+def test_a_step_that_is_not_finite_can_be_skipped(here, monkeypatch, delayed):
+    poison(monkeypatch, from_call=3, num=2)
+    monkeypatch.setattr(Trainer, "delayed", delayed)
+    folder = run(here, nonfinite="skip", log_every=6)
+    assert all(value.isfinite().all() for value in load_file(folder / "model.safetensors").values() if value.is_floating_point())
+    assert curve(here, "crop", "skipped") == [2.0]
+    assert len(list(here.glob("checkpoints/crop-*/nonfinite-step-*"))) == 2  # stays beside the finished model
+
+
+def test_a_run_that_only_skips_ends(here, monkeypatch):
+    poison(monkeypatch, from_call=1, num=100)
+    with pytest.raises(ValueError, match=r"training stopped, 20 steps in a row were not finite; last step 20: bones not finite"):
+        run(here, nonfinite="skip", steps=30, checkpoint_every=30)
+
+
+def test_the_best_weights_become_the_model(here, monkeypatch):
+    seen, scores = {}, {2: 0.4, 4: 0.2, 6: 0.3}
+
+    def fake(self, weights, step):
+        torch.rand(3)  # random numbers drawn here change nothing
+        seen[step] = {name: value.clone() for name, value in weights.items()}
+        return Validation(figures={"recall": 1 - scores[step]}, score=scores[step])
+
+    folder = run(here, checkpoint_every=1, keep_checkpoints=1)
+    plain = (folder / "model.safetensors").read_bytes()
+    monkeypatch.setattr(Validator, "__call__", fake)
+    run(here, validate_every=2)
+    assert (folder / "model.safetensors").read_bytes() == plain
+    # the tiny preset evaluates on the same data as it validates on
+    with pytest.raises(ParamsError, match=r"train.crop.select: 'best' would choose on 'ingest/procedural/eval', which evaluate measures"):
+        run(here, select="best")
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(Validator, "__call__", fake)
+    run(here, validate_data="ingest/procedural/train")
+    best = load_file(folder / "model.safetensors")
+    assert sorted(seen) == [2, 4, 6]
+    assert all(torch.equal(best[name], value) for name, value in seen[4].items())
+
+
+def test_validation_measures_and_draws(here):
+    run(here, validate_every=3, validate_samples=3)
+    rows = (here / "logs/crop/plots/metrics/validation/recall.tsv").read_text().splitlines()
+    assert len(rows) == 3  # header, steps 3 and 6
+    assert (here / "logs/crop/validation.jpg").stat().st_size > 1000
+    assert json.loads((here / "logs/crop/metrics.json").read_text())["validation"]["recall"] >= 0
+
+
+def test_options_change_how_and_not_what(here):
+    run(here, optimizer="adam", weight_decay=0.0)
+    plain = curve(here, "crop")
+    run(here, optimizer="adamw", gradient_checkpointing=True, deterministic=True)
+    torch.use_deterministic_algorithms(False)
+    np.testing.assert_allclose(curve(here, "crop"), plain, rtol=1e-3)  # without decay the two are the same
+
+
+def test_batches_made_ahead_keep_their_order_and_errors():
+    def items():
+        yield from range(5)
+        raise ValueError("shard 3 is damaged")
+
+    found = []
+    with pytest.raises(ValueError, match="shard 3 is damaged"):
+        found.extend(made_ahead(items()))
+    assert found == [0, 1, 2, 3, 4]
+    ahead = made_ahead(iter(range(10**9)))
+    assert next(ahead) == 0
+    ahead.close()
+    assert not any(thread.name == "batches" for thread in threading.enumerate())
+
+
+def test_batch_norm_of_a_group_of_one_is_torch_s(tmp_path):
+    torch.manual_seed(0)
+    plain = torch.nn.Sequential(BatchNormAct2d(3), torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    ours = torch.nn.Sequential(BatchNormAct2d(3), torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
+    ours.load_state_dict(plain.state_dict())
+    synchronize_batch_norm(ours)
+    assert [type(layer) is GroupBatchNorm2d for layer in ours] == [True, False, True]
+    x = torch.randn(4, 3, 5, 6) * 3 + 7
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group-{time.time_ns()}", rank=0, world_size=1)
+    try:
+        for _ in range(2):
+            a, b = plain(x), ours(x)
+            torch.testing.assert_close(b, a)
+            (a**3).mean().backward()
+            (b**3).mean().backward()
+    finally:
+        dist.destroy_process_group()
+    for p, q in zip(plain.parameters(), ours.parameters(), strict=True):
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-4, atol=1e-5)
+    assert plain.state_dict().keys() == ours.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], value)
+    torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
