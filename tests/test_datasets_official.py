@@ -171,9 +171,9 @@ def with_short_row(values):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without_entry, r"training_xyz\.json: entry 1: expected finite numbers, got 63 null"),
-        (with_nan, r"training_xyz\.json: entry 1: expected finite numbers, got 1 null, NaN"),
-        (with_short_row, r"training_xyz\.json: entry 1: expected numbers of shape \(21, 3\), got shape \(20, 3\)"),
+        (without_entry, r"training_xyz\.json: entry 1: expected finite numbers of shape \(21, 3\), got 63 missing"),
+        (with_nan, r"training_xyz\.json: entry 1: expected finite numbers of shape \(21, 3\), got 1 missing, NaN"),
+        (with_short_row, r"training_xyz\.json: entry 1: expected finite numbers of shape \(21, 3\), got 63 missing"),
         (lambda v: v[:2], r"training_xyz\.json: expected 3 entries as training_K\.json has, got 2"),
         (lambda v: [v[0], [[x, y, -z] for x, y, z in v[1]], v[2]], r"training_xyz\.json: entry 1: expected depths > 0"),
         (lambda v: {"a": 1}, r"training_xyz\.json: expected a JSON list"),

@@ -83,7 +83,7 @@ def _cuts(chunk: bytes, depth: int) -> tuple[list[int], int]:
 def load_annotations(files: SourceFiles, name: str, shape: tuple[int, ...], cache: Path, *, dtype: type = np.float32) -> NDArray:
     """The list in JSON file `name` as (N, *shape), memory-mapped from an npy in folder `cache` that is made when missing.
 
-    Entries that are null are NaN in the result. DataError names file and entry for other shapes and for what is not JSON.
+    Entries that are null or of another shape are NaN in the result. DataError names file and entry for what is not JSON.
     """
     where = files.where(name)
     key = hashlib.sha256(f"{where} {files.stamp(name)} {shape} {dtype}".encode()).hexdigest()[:16]
@@ -119,15 +119,11 @@ def _parse(text: bytes, shape: tuple[int, ...], dtype: type, where: str) -> NDAr
         tree = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise DataError(f"{where}: not valid JSON: {error}") from None
-    if tree is None:
-        return np.full(shape, np.nan, dtype)
     try:
         array: NDArray = np.array(tree, dtype)  # a null inside becomes NaN
-    except (ValueError, TypeError):
-        raise DataError(f"{where}: expected numbers of shape {shape}, got rows of different lengths") from None
-    if array.shape != shape:
-        raise DataError(f"{where}: expected numbers of shape {shape}, got shape {array.shape}")
-    return array
+    except (ValueError, TypeError):  # rows of different lengths
+        return np.full(shape, np.nan, dtype)
+    return array if array.shape == shape else np.full(shape, np.nan, dtype)
 
 
 @lru_cache(maxsize=16)
@@ -140,10 +136,11 @@ def _structure(shape: tuple[int, ...]) -> bytes:
 
 
 def checked(array: NDArray, entry: int, where: str) -> NDArray:
-    """Entry `entry` of an annotation array. DataError if it is missing or holds NaN or infinities."""
+    """Entry `entry` of an annotation array. DataError if it is missing, was of another shape, or holds NaN or infinities."""
     if entry >= len(array):
         raise DataError(f"{where}: entry {entry}: missing; the file has {len(array)}")
     values: NDArray = np.array(array[entry])
     if not np.isfinite(values).all():
-        raise DataError(f"{where}: entry {entry}: expected finite numbers, got {int((~np.isfinite(values)).sum())} null, NaN or infinite")
+        bad = int((~np.isfinite(values)).sum())
+        raise DataError(f"{where}: entry {entry}: expected finite numbers of shape {values.shape}, got {bad} missing, NaN or infinite")
     return values

@@ -38,7 +38,7 @@ class Freihand:
         for kind in kinds:
             if not self.files.exists(self._json(kind)):
                 hint = "; its owners publish it since 2022 in a separate zip" if split == "eval" else ""
-                raise DataError(f"{config.path}: {self._json(kind)}: not found{hint}")
+                raise DataError(f"{self.files.path}: {self._json(kind)}: not found{hint}")
         self.annotations = {
             kind: load_annotations(self.files, self._json(kind), SHAPES[kind], cache, dtype=np.float64 if kind == "K" else np.float32)
             for kind in kinds
