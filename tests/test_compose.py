@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -67,29 +68,64 @@ def run(project: Path, name: str, workers: int = 1) -> tuple[int, str]:
     return process.returncode, errors
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_interrupted_and_continued_equals_uninterrupted(project, reference, how):
-    work, target = project / "data/scenes/train.partial", project / "data/scenes/train"
-    process = start(project, "train", 2)
+def wait_for(process: subprocess.Popen, condition) -> None:
     deadline = time.monotonic() + 300
-    while len(list(work.glob("stats/*.json"))) < 2:
+    while not condition():
         assert time.monotonic() < deadline
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT) if how == signal.SIGINT else process.kill()
+
+
+def more_stats(work: Path, num: int):
+    """Whether more than `num` shards are finished."""
+    return lambda: len(list(work.glob("stats/*.json"))) > num
+
+
+def remove(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.unlink()
+    folder.rmdir()
+
+
+def test_killed_at_any_moment_no_half_shard_is_left_and_work_goes_on(project, reference):
+    work, target = project / "data/scenes/train.partial", project / "data/scenes/train"
+    rng = random.Random(0)
+    finished: dict[str, int] = {}
+    for attempt in range(4):
+        process = start(project, "train", 2)
+        if attempt:  # the first one dies while it starts
+            wait_for(process, more_stats(work, len(finished)))
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.communicate(timeout=300)
+        assert not target.exists(), "the run was over before it could be killed"
+        for path in work.glob("shards/shard-*.tar"):
+            assert path.read_bytes() == reference[path.name]
+        times = {path.name: path.stat().st_mtime_ns for path in work.glob("shards/*.tar") if (work / f"stats/{path.stem}.json").exists()}
+        assert {name: times[name] for name in finished} == finished  # what was finished is not made again
+        finished = times
+    assert 3 <= len(finished) < NUM_SCENES["train"] // 5
+    code, errors = run(project, "train")
+    assert code == 0, errors
+    assert {name: (target / name).stat().st_mtime_ns for name in finished} == finished
+    assert folder_bytes(target) == reference
+    assert not work.exists()
+    remove(target)
+
+
+def test_interrupted_and_continued_equals_uninterrupted(project, reference):
+    work, target = project / "data/scenes/train.partial", project / "data/scenes/train"
+    process = start(project, "train", 2)
+    wait_for(process, more_stats(work, 1))
+    os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=300)
+    assert process.returncode == 130
+    assert "interrupted; finished shards are kept" in errors
+    assert "Traceback" not in errors
     assert not target.exists(), "the run was over before it could be interrupted"
-    if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert "interrupted; finished shards are kept" in errors
-        assert "Traceback" not in errors
-    finished = {path.stem for path in work.glob("stats/*.json")}
-    assert len(finished) >= 2
-    before = {name: (work / f"shards/{name}.tar").stat().st_mtime_ns for name in finished}
 
     code, errors = run(project, "train")
     assert code == 0, errors
-    assert {name: (target / f"{name}.tar").stat().st_mtime_ns for name in finished} == before
     assert folder_bytes(target) == reference
     assert not work.exists()
 
@@ -98,9 +134,7 @@ def test_interrupted_and_continued_equals_uninterrupted(project, reference, how)
     assert code == 0
     assert "unchanged" in errors
     assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == times
-    for path in target.iterdir():
-        path.unlink()
-    target.rmdir()
+    remove(target)
 
 
 def test_statistics_describe_the_scenes(project, reference):

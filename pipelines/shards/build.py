@@ -196,8 +196,9 @@ def _read_stats(plan: Plan) -> Iterator[ShardStats]:
     for shard in range(plan.num_shards):
         path = stats_path(plan.stats_folder, shard)
         stats = load_stats(path)
-        if stats is None:
-            raise ShardError(f"{path}: not found or damaged, though its shard was made; run it again to make it anew")
+        if stats is None or stats.fingerprint != plan.fingerprint:
+            what = "not found or damaged" if stats is None else "of other code or parameters"
+            raise ShardError(f"{path}: {what}, though its shard was made; is another run at work? Run it again to make it anew")
         yield stats
 
 

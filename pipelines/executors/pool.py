@@ -1,6 +1,6 @@
-"""Run one function over many items in a pool of single-threaded processes, with progress and prompt Ctrl-C.
+"""A pool of single-threaded processes on this machine, with progress and prompt Ctrl-C.
 
-A machine fact, not a parameter: the number of workers is the CPUs this process may use, or HANDNET_WORKERS.
+Its number is that of the CPUs this process may use, or HANDNET_WORKERS.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import cv2
 
@@ -26,13 +26,14 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WORKERS_VARIABLE = "HANDNET_WORKERS"
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _REPORT_EVERY_S = 0.2
+STEPS, RESULT, ERROR = b"steps", b"result", b"error"  # kinds of answers
 
 _report: Callable[[int], None] = lambda steps: None  # noqa: E731  replaced in workers and during in-process runs
 
 
-class WorkerDiedError(RuntimeError):
+class WorkerDiedError(ChildProcessError):
     """A worker process ended without an answer (killed, out of memory, crashed in native code)."""
 
 
@@ -51,31 +52,7 @@ def report_progress(steps: int = 1) -> None:
     _report(steps)
 
 
-def run(
-    function: Callable[[Item], Result],
-    items: Sequence[Item],
-    *,
-    num_workers: int | None = None,
-    description: str,
-    steps: Callable[[Item], int] | None = None,
-    unit: str = "",
-) -> list[Result]:
-    """`[function(item) for item in items]` by `num_workers` processes (None: `default_num_workers()`; 1: in this process).
-
-    `function` and items must be picklable (a module-level function, or functools.partial of one). `steps(item)` is an
-    item's length on the progress bar, for functions that call `report_progress`. A worker's exception is raised here,
-    with a note that names the item; other workers are then stopped at once, as they are on Ctrl-C.
-    """
-    work = list(items)
-    count = min(num_workers if num_workers is not None else default_num_workers(), len(work))
-    lengths = [steps(item) if steps else 1 for item in work]
-    with Progress(description, sum(lengths), unit) as progress:
-        if count <= 1:
-            return _run_here(function, work, lengths, progress)
-        return _run_pool(function, work, lengths, count, progress)
-
-
-class _Tally:
+class Tally:
     """Keeps one item's reported steps within its length, so that the bar ends at exactly 100 %."""
 
     def __init__(self, length: int, progress: Progress) -> None:
@@ -91,13 +68,14 @@ class _Tally:
         self.add(self.left)
 
 
-def _run_here(function: Callable[[Item], Result], work: list[Item], lengths: list[int], progress: Progress) -> list[Result]:
+def run_here(function: Callable[[Item], Result], work: list[Item], lengths: list[int], progress: Progress) -> list[Result]:
+    """One item after the other, in this process."""
     global _report
     results = []
     before = _report
     try:
         for item, length in zip(work, lengths, strict=True):
-            tally = _Tally(length, progress)
+            tally = Tally(length, progress)
             _report = tally.add
             with _NamedItem(item):
                 results.append(function(item))
@@ -121,10 +99,11 @@ class _NamedItem:
             error.add_note(f"while working on {self.item!r}")
 
 
-def _run_pool(function: Callable[[Item], Result], work: list[Item], lengths: list[int], count: int, progress: Progress) -> list[Result]:
+def run_in_pool(function: Callable[[Item], Result], work: list[Item], lengths: list[int], count: int, progress: Progress) -> list[Result]:
+    """The items by `count` processes."""
     results: dict[int, Result] = {}
     processes: dict[Connection, BaseProcess] = {}
-    current: dict[Connection, tuple[int, _Tally]] = {}
+    current: dict[Connection, tuple[int, Tally]] = {}
     todo = iter(range(len(work)))
     finished = False
 
@@ -133,7 +112,7 @@ def _run_pool(function: Callable[[Item], Result], work: list[Item], lengths: lis
         if number is None:
             connection.send(None)
             return
-        current[connection] = (number, _Tally(lengths[number], progress))
+        current[connection] = (number, Tally(lengths[number], progress))
         connection.send((work[number],))  # a tuple, so that None can be an item
 
     try:
@@ -145,15 +124,14 @@ def _run_pool(function: Callable[[Item], Result], work: list[Item], lengths: lis
                 assert isinstance(ready, Connection)
                 number, tally = current[ready]
                 try:
-                    kind, payload = ready.recv()
+                    kind, payload = ready.recv_bytes(), ready.recv()
                 except (EOFError, ConnectionResetError):
                     processes[ready].join(5)
                     raise WorkerDiedError(f"a worker ended with exit code {processes[ready].exitcode} on {work[number]!r}") from None
-                if kind == "steps":
+                if kind == STEPS:
                     tally.add(payload)
-                elif kind == "error":
-                    with _NamedItem(work[number]):
-                        _raise_remote(*payload)
+                elif kind == ERROR:
+                    raise_remote(payload, work[number])
                 else:
                     results[number] = payload
                     tally.finish()
@@ -188,20 +166,23 @@ def _start(function: Callable[[Item], Result], count: int, processes: dict[Conne
             signal.signal(signal.SIGINT, handler)
 
 
-def _raise_remote(kind: type[Exception] | None, arguments: tuple, notes: list[str], summary: str, trace: str) -> None:
+def raise_remote(payload: Any, item: object) -> NoReturn:
+    """Raise what a worker raised while it worked on `item`, with a note that names it; `payload`: what it sent."""
+    kind, arguments, notes, summary, trace = payload
     try:
         error: Exception = kind(*arguments) if kind is not None else RuntimeError(summary)
     except TypeError:  # its constructor wants something else than its args
         error = RuntimeError(summary)
     for note in notes:
         error.add_note(note)
-    raise error from RuntimeError(f"in a worker process:\n{trace}")
+    with _NamedItem(item):
+        raise error from RuntimeError(f"in a worker process:\n{trace}")
 
 
 @contextmanager
 def _single_threaded_environment() -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in _THREAD_VARIABLES}
-    os.environ.update(dict.fromkeys(_THREAD_VARIABLES, "1"))
+    before = {name: os.environ.get(name) for name in THREAD_VARIABLES}
+    os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
     try:
         yield
     finally:
@@ -243,14 +224,26 @@ class _Answer:
         sendable = type(error) if plain and "<locals>" not in type(error).__qualname__ else None
         notes = getattr(error, "__notes__", [])
         text = "".join(traceback.format_exception(error))
-        self.connection.send(("error", (sendable, error.args if sendable else (), notes, f"{type(error).__name__}: {error}", text)))
+        summary = f"{type(error).__name__}: {error}"
+        _send(self.connection, ERROR, (sendable, error.args if sendable else (), notes, summary, text))
         raise SystemExit(1)
 
 
+def _send(connection: Connection, kind: bytes, payload: object) -> None:
+    """An answer, in two messages, so that who only passes it on need not unpack the second."""
+    connection.send_bytes(kind)
+    connection.send(payload)
+
+
 def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
-    """A worker: answer items until None comes."""
-    global _report
+    """A worker of the pool."""
     _leave_with_parent()
+    serve(connection, function)
+
+
+def serve(connection: Connection, function: Callable[[Any], Any], idle_s: float | None = None) -> None:
+    """Answer items until None comes, or nothing for `idle_s`."""
+    global _report
     cv2.setNumThreads(1)
     pending = 0
     sent_at = 0.0
@@ -259,11 +252,11 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
         nonlocal pending, sent_at
         pending += steps
         if time.monotonic() - sent_at > _REPORT_EVERY_S:
-            connection.send(("steps", pending))
+            _send(connection, STEPS, pending)
             pending, sent_at = 0, time.monotonic()
 
     _report = report
-    while (message := connection.recv()) is not None:
+    while connection.poll(idle_s) and (message := connection.recv()) is not None:
         pending = 0
         with _Answer(connection):
-            connection.send(("result", function(*message)))
+            _send(connection, RESULT, function(*message))
