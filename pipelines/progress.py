@@ -39,7 +39,7 @@ class Progress:
         if self.bar is not None:
             self.bar.stop()
         else:
-            self._line("interrupted" if kind is KeyboardInterrupt else "failed" if kind else "done")
+            self._line("interrupted" if kind is not None and issubclass(kind, KeyboardInterrupt) else "failed" if kind else "done")
 
     def advance(self, steps: int = 1) -> None:
         self.done += steps

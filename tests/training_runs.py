@@ -21,7 +21,7 @@ def make_project(folder: Path, **changes) -> Path:
     for split, seed in (("train", 0), ("eval", 1)):
         write_shards(folder / f"data/ingest/procedural/{split}", [with_boxes_as_mask(s) for s in make_crops(8, seed)])
         write_shards(folder / f"data/scenes/{split}", [with_boxes_as_mask(s) for s in make_scenes(8, seed)])
-    small = {"steps": 12, "batch_size": 4, "checkpoint_every": 4, "log_every": 1, "input_px": 64}
+    small = {"steps": 12, "batch_size": 4, "checkpoint_every": 4, "log_every": 1, "input_px": 64, "validate_every": 0}
     write_params(folder, YAML(typ="safe", pure=True).load((ROOT / "pipelines/presets/tiny.yaml").read_text()))
     change_params(folder, **{**small, **changes})
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import uuid
@@ -32,6 +31,7 @@ def needs_launch() -> bool:
 
 def launch(module: str, arguments: list[str]) -> int:
     """Run `python -m module arguments` in one process per device as torchrun does; returns the first failure's exit code."""
+    os.environ.setdefault("LOGLEVEL", "CRITICAL")  # of the launcher: our processes say themselves what went wrong
     # these take a second to import, and start threads
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -39,7 +39,6 @@ def launch(module: str, arguments: list[str]) -> int:
 
     num = num_processes()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num)))
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our processes say themselves what went wrong
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,

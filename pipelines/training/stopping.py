@@ -12,7 +12,7 @@ EXIT_INTERRUPTED = 130
 EXIT_CODES = {int(signal.SIGTERM): EXIT_AGAIN, int(signal.SIGINT): EXIT_INTERRUPTED}
 
 
-class Stopped(Exception):
+class Stopped(KeyboardInterrupt):
     """Training was asked to stop and has saved its state; `exit_code` says by what."""
 
     def __init__(self, number: int, message: str):
