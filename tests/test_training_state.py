@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from timm.layers import BatchNormAct2d
 from training_runs import change_params, copy_project, curve, make_project
 
+from handnet.network.backbone import Backbone
 from handnet.task import HandTask
 from pipelines.config import ParamsError, load_params
 from pipelines.training import stage as stage_module
@@ -176,6 +177,18 @@ def test_options_change_how_and_not_what(here):
     run(here, optimizer="adamw", gradient_checkpointing=True, deterministic=True)
     torch.use_deterministic_algorithms(False)
     np.testing.assert_allclose(curve(here, "crop"), plain, rtol=1e-3)  # without decay the two are the same
+
+
+def test_gradients_accumulate_to_the_same_curve(here, monkeypatch):
+    """Parts of one image and of two, from a batch of five; batch norm with fixed statistics, as the documentation asks for."""
+    monkeypatch.setattr(Backbone, "train", lambda self, mode=True: torch.nn.Module.train(self, False))
+    run(here, batch_size=5, lr=1e-4, loss={"render_images": 1})
+    plain = curve(here, "crop")
+    for size in ("1", "2"):
+        monkeypatch.setenv("HANDNET_DEVICE_BATCH", size)
+        run(here)
+        np.testing.assert_allclose(curve(here, "crop")[:1], plain[:1], rtol=1e-5)
+        np.testing.assert_allclose(curve(here, "crop"), plain, rtol=1e-3)
 
 
 def test_batches_made_ahead_keep_their_order_and_errors():
