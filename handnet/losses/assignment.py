@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from handnet.losses.reduction import full_precision, weighted_mean
+from handnet.losses.reduction import weighted_mean
+from handnet.precision import full_precision
 
 
 @full_precision

@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from handnet.losses.reduction import full_precision, smooth_norm
+from handnet.losses.reduction import smooth_norm
+from handnet.precision import full_precision
 
 
 @full_precision

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from handnet.losses.reduction import full_precision, smooth_norm, weighted_mean
+from handnet.losses.reduction import smooth_norm, weighted_mean
+from handnet.precision import full_precision
 
 
 @full_precision

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from handnet.losses.reduction import full_precision, smooth_norm, weighted_mean
+from handnet.losses.reduction import smooth_norm, weighted_mean
+from handnet.precision import full_precision
 from handnet.skeleton import BONES, MIDDLE_FIRST_BONE, ROOT
 
 ReprojectionForm = Literal["paper", "released"]

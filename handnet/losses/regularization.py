@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from handnet.hand.pose_limits import limit_excess
-from handnet.losses.reduction import full_precision
+from handnet.precision import full_precision
 
 PoseLimits = Literal["anatomical", "released"]
 

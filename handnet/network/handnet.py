@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from handnet.hand.layer import HandLayer
 from handnet.network.backbone import Backbone, BatchNorm, Pretrained
 from handnet.network.heads import HandHead, HandParameters, KeypointView, PoseOrigin, Rotation, Translation
-from handnet.network.sampling import LocalKeypoints, at_least_float32, gather_cells, local_keypoints, sample_map, tag_penalty
+from handnet.network.sampling import LocalKeypoints, gather_cells, local_keypoints, sample_map, tag_penalty
+from handnet.precision import at_least_float32
 from handnet.skeleton import convention_index
 
 NUM_GROUPS = 8

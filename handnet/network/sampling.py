@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from handnet.precision import at_least_float32
+
 WINDOW_CELLS = 24  # samples along each side of a hand's window
 
 
@@ -20,11 +22,6 @@ class LocalKeypoints(NamedTuple):
     keypoints_px: Float[Tensor, "M 21 2"]
     confidence: Float[Tensor, "M 21"]  # largest probability of a sample: 1 = one place, near 0 = anywhere
     log_probability: Float[Tensor, "M 21 S2"]  # over the window's samples, row by row
-
-
-def at_least_float32(value: Tensor) -> Tensor:
-    """float16 and bfloat16 become float32; float32 and float64 stay."""
-    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def rows_of(maps: Float[Tensor, "B C h w"]) -> Float[Tensor, "N C"]:

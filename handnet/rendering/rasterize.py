@@ -12,10 +12,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from handnet.precision import full_precision
 from handnet.rendering import pytorch3d_backend
 from handnet.rendering.checks import check_float, check_meshes
 from handnet.rendering.kernels import EPSILON
-from handnet.rendering.precision import in_full_precision
 from handnet.rendering.visibility import visible_faces
 
 Backend = Literal["kernel", "pytorch3d"]
@@ -38,7 +38,7 @@ class Fragments(NamedTuple):
     mesh_size: tuple[int, int]  # M, V
 
 
-@in_full_precision
+@full_precision
 def rasterize(
     vertices_px: Tensor,
     faces: Tensor,
@@ -72,7 +72,7 @@ def rasterize(
     return Fragments(face_index, spread(weights.T), depth, distance, slots, corners, weights.T, mesh_size)
 
 
-@in_full_precision
+@full_precision
 def interpolate(fragments: Fragments, attributes: Tensor) -> Tensor:
     """Vertex attributes (M,V,C) at the filled slots -> (n,C), differentiable in both; see `Fragments.slots`."""
     check_float("interpolate", "attributes", attributes, *fragments.mesh_size, "C")

@@ -10,15 +10,15 @@ import math
 import torch
 from torch import Tensor
 
+from handnet.precision import full_precision
 from handnet.rendering.checks import check_float, check_index
-from handnet.rendering.precision import in_full_precision
 
 _A0, _A1, _A2 = math.pi, 2 * math.pi / math.sqrt(3), 2 * math.pi / math.sqrt(8)
 _C0, _C1, _C2 = 1 / math.sqrt(4 * math.pi), math.sqrt(3) / math.sqrt(4 * math.pi), 3 * math.sqrt(5) / math.sqrt(12 * math.pi)
 _D0 = 0.5 / math.sqrt(3)
 
 
-@in_full_precision
+@full_precision
 def sh_basis(normals: Tensor) -> Tensor:
     """Unit normals (...,3) -> the nine SH basis values (...,9), already convolved with the cosine lobe."""
     x, y, z = normals.unbind(-1)
@@ -39,7 +39,7 @@ def sh_basis(normals: Tensor) -> Tensor:
     )
 
 
-@in_full_precision
+@full_precision
 def shade(albedo: Tensor, normals: Tensor, light: Tensor) -> Tensor:
     """albedo (M,V,3) * irradiance; normals (M,V,3) unit, light (M,27): nine coefficients of red, then green, then blue.
 
@@ -52,7 +52,7 @@ def shade(albedo: Tensor, normals: Tensor, light: Tensor) -> Tensor:
     return albedo * (sh_basis(normals) @ light.to(normals.dtype).view(-1, 3, 9).transpose(1, 2))
 
 
-@in_full_precision
+@full_precision
 def vertex_normals(vertices: Tensor, faces: Tensor) -> Tensor:
     """Unit vertex normals (M,V,3), area-weighted over the faces around each vertex.
 
