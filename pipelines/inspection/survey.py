@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pipelines.datasets.checking import DatasetCheck, Part
 from pipelines.datasets.registry import ADAPTERS, Adapter, Dataset
 from pipelines.datasets.sample import DataError, HandSample
-from pipelines.inspection.evidence import Evidence
+from pipelines.inspection.evidence import Errors, Evidence
 from pipelines.inspection.sheet import Cell
 
 NAMES = tuple(name for name, adapter in ADAPTERS.items() if adapter.check)
@@ -164,9 +164,13 @@ def _split_dict(split: SplitSurvey) -> dict[str, Any]:
         "num_hands": split.num_hands,
         "unusable": split.unusable or None,
         "damaged": split.damaged,
-        **{name: {"count": e.count, "mean_px": _finite(e.mean_px), "max_px": _finite(e.max_px) if e.count else None} for name, e in errors.items()},
+        **{name: _errors_dict(found) for name, found in errors.items()},
         **{name: {"count": s.count, "fraction": _finite(s.fraction)} for name, s in shares.items()},
     }
+
+
+def _errors_dict(errors: Errors) -> dict[str, float | int | None]:
+    return {"count": errors.count, "mean_px": _finite(errors.mean_px), "max_px": _finite(errors.max_px) if errors.count else None}
 
 
 def _finite(value: float) -> float | None:
