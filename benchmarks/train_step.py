@@ -142,9 +142,10 @@ def shares(trainer: Trainer, batches: Parts) -> None:
         undrawn.append(timed(lambda batch=batch: task(batch)["loss"].backward()))
         task.weights = weights
         task.zero_grad(set_to_none=True)
-    f, b, r, u = (sorted(values)[len(values) // 2] for values in (forward, backward, rest, undrawn))
+    f, b, r, u = (min(values) for values in (forward, backward, rest, undrawn))
     total = f + b + max(r, 0.0)
-    print(f"a step: forward {100 * f / total:.0f} %, backward {100 * b / total:.0f} %, optimiser and all else {100 * max(r, 0) / total:.0f} %")
+    forward_share, backward_share, rest_share = (100 * part / total for part in (f, b, max(r, 0.0)))
+    print(f"a step: forward {forward_share:.0f} %, backward {backward_share:.0f} %, optimiser and all else {rest_share:.0f} %")
     print(f"of these, drawing hands (forward and backward): {100 * max(f + b - u, 0) / total:.0f} %; {1000 * total:.0f} ms in all")
 
 
