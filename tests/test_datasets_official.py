@@ -51,9 +51,11 @@ def open_ho3d(path: Path, split: str = "train", version: str = "v2", **changes: 
 def test_freihand_images_share_their_frames_labels(freihand):
     train = open_freihand(freihand)
     assert len(train) == 4 * FRAMES
-    for number in range(len(train)):
-        sample, original = train.sample(number), painted_sample(number % FRAMES)
-        assert sample.key == f"{number:08d}"
+    for index in range(len(train)):
+        frame, copy = divmod(index, 4)
+        sample, original = train.sample(index), painted_sample(frame)
+        assert sample.key == f"{frame:08d}-{copy}"
+        assert train.where(index) == (sample.key, f"training/rgb/{frame + FRAMES * copy:08d}.jpg")
         (hand,), (want,) = sample.hands, original.hands
         np.testing.assert_allclose(hand.keypoints_m, want.keypoints_m, atol=1e-6)
         np.testing.assert_allclose(hand.vertices_m, want.vertices_m, atol=1e-6)
@@ -61,11 +63,11 @@ def test_freihand_images_share_their_frames_labels(freihand):
         assert hand.side == 1
         assert hand.joint_convention == "regressed"
         assert hand.mano is None
-        assert hand.source_id == f"freihand/training/{number % FRAMES:08d}"
+        assert hand.source_id == f"freihand/training/{frame:08d}"
         assert set(np.unique(sample.mask)) == {0, 1}  # a JPEG of low quality, thresholded
         assert (sample.mask != original.mask).mean() < 0.005
         background = sample.image[sample.mask == 0]
-        assert abs(np.median(background) - 40 * (number // FRAMES)) < 3
+        assert abs(np.median(background) - 40 * copy) < 3
 
 
 def test_freihand_evaluation_has_no_mask(freihand):
@@ -183,7 +185,7 @@ def with_short_row(values):
 def test_freihand_bad_annotations_are_named(freihand, change, message):
     rewrite_json(freihand / "training_xyz.json", change)
     with pytest.raises(DataError, match=message):
-        open_freihand(freihand).sample(1)
+        open_freihand(freihand).sample(4)
 
 
 def test_freihand_bad_files_are_named(freihand, tmp_path):
@@ -192,13 +194,13 @@ def test_freihand_bad_files_are_named(freihand, tmp_path):
         for bad in (data[: len(data) // 2], b"", b"no image"):
             (freihand / name).write_bytes(bad)
             with pytest.raises(DataError, match=rf"{name}: not a whole "):
-                open_freihand(freihand).sample(1)
+                open_freihand(freihand).sample(4)
         cv2.imwrite(str(freihand / name), np.zeros((100, 224, 3), np.uint8))
         with pytest.raises(DataError, match=rf"{name}: expected height, width \(224, 224\), got \(100, 224\)"):
-            open_freihand(freihand).sample(1)
+            open_freihand(freihand).sample(4)
         (freihand / name).unlink()
         with pytest.raises(DataError, match=rf"{name}: not found"):
-            open_freihand(freihand).sample(1)
+            open_freihand(freihand).sample(4)
         (freihand / name).write_bytes(data)
     text = (freihand / "training_xyz.json").read_text()
     (freihand / "training_xyz.json").write_text(text[: len(text) // 2])

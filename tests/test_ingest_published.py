@@ -48,6 +48,11 @@ def ho3d_section(path: Path, max_quarantined: float = 1.0) -> IngestConfig:
     return IngestConfig(ho3d=Ho3dConfig(path=str(path), max_quarantined=max_quarantined, **values))
 
 
+def key_of(number: int) -> str:
+    """The sample that shows training image `number` of three frames."""
+    return f"{number % 3:08d}-{number // 3}"
+
+
 def quarantine_of(folder: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in (folder / "quarantine.jsonl").read_text().splitlines()]
 
@@ -57,7 +62,7 @@ def quarantine_of(folder: Path) -> list[dict[str, str]]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_published_jpegs_reach_the_shards_untouched(freihand, tmp_path, form):
-    originals = {path.stem: path.read_bytes() for path in (freihand / "training/rgb").iterdir()}
+    originals = {key_of(int(path.stem)): path.read_bytes() for path in (freihand / "training/rgb").iterdir()}
     section = freihand_section(in_form(freihand, form))
     train, evaluation = stage.ingest("freihand", section, data=tmp_path / "data", num_workers=1)
     reader = ShardReader(train)
@@ -109,9 +114,9 @@ def damage_freihand(folder: Path) -> dict[str, str]:
         change(rows)
         path.write_text(json.dumps(rows))
     return {
-        "00000001": "training/rgb/00000001.jpg: not a whole image",
-        "00000003": "training/rgb/00000003.jpg: not found",
-        **{f"{2 + 3 * k:08d}": "training/mask/00000002.jpg: not a whole JPEG or PNG" for k in range(4)},
+        key_of(1): "training/rgb/00000001.jpg: not a whole image",
+        key_of(3): "training/rgb/00000003.jpg: not found",
+        **{key_of(2 + 3 * k): "training/mask/00000002.jpg: not a whole JPEG or PNG" for k in range(4)},
     }
 
 
@@ -127,13 +132,14 @@ def test_damage_is_set_aside_and_the_run_goes_on(freihand, tmp_path, capfd):
     assert [record["key"] for record in records] == sorted(expected)
     for record in records:
         assert set(record) == {"key", "source", "reason"}
-        assert record["source"] == f"training/rgb/{record['key']}.jpg"
+        frame, copy = record["key"].split("-")
+        assert record["source"] == f"training/rgb/{int(frame) + 3 * int(copy):08d}.jpg"
         assert expected[record["key"]] in record["reason"]
     assert "evaluation_xyz.json: entry 0: expected finite numbers" in quarantine_of(evaluation)[0]["reason"]
     reader = ShardReader(train)
     reader.verify()
     assert (len(reader), reader.manifest.num_quarantined) == (12 - 6, 6)
-    assert {reader.key(i) for i in range(len(reader))} == {f"{i:08d}" for i in range(12)} - set(expected)
+    assert {reader.key(i) for i in range(len(reader))} == {key_of(number) for number in range(12)} - set(expected)
     assert "6 samples, 6 set aside in quarantine.jsonl" in capfd.readouterr().err
     stage.ingest("freihand", section, data=tmp_path / "2", num_workers=1)
     assert "unchanged" in capfd.readouterr().err
@@ -152,7 +158,7 @@ def test_too_much_damage_fails_and_repair_remakes_its_shards_only(freihand, tmp_
     assert message.startswith("freihand/train: 1 of 12 samples are damaged or incomplete, more than max_quarantined (0.05) allows")
     assert f"listed in {path}" in message
     assert "00000007.jpg: not a whole image" in message
-    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == ["00000007"]
+    assert [json.loads(line)["key"] for line in path.read_text().splitlines()] == [key_of(7)]
     assert not (tmp_path / "data/ingest/freihand").exists()
     shards = path.parent / "shards"
     before = {file.name: file.stat().st_mtime_ns for file in shards.iterdir()}

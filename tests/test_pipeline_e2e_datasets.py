@@ -80,7 +80,7 @@ def test_scenes_come_out_of_the_archives(finished: Repository) -> None:
 def test_damage_is_listed_beside_the_shards(finished: Repository) -> None:
     folder = finished.folder / "data/ingest/freihand"
     listed = [json.loads(line) for path in folder.rglob("quarantine.jsonl") for line in path.read_text().splitlines()]
-    assert [record["key"] for record in listed] == ["00000005"]
+    assert [record["key"] for record in listed] == ["00000002-1"]
     assert "freihand.zip: FreiHAND_pub_v2/training/rgb/00000005.jpg: not a whole image" in listed[0]["reason"]
 
 
@@ -105,4 +105,4 @@ def test_too_much_damage_fails_the_stage_in_one_line(finished: Repository) -> No
     assert message.startswith("error: freihand/")
     assert "more than max_quarantined (0.001) allows; they are listed in data/ingest/freihand.partial/" in message
     listing = message.partition("listed in ")[2].partition(";")[0]
-    assert "00000005" in (finished.folder / listing).read_text()
+    assert "00000005.jpg" in (finished.folder / listing).read_text()

@@ -18,7 +18,7 @@ from typing import Protocol
 from pipelines.datasets.sample import DataError
 
 GZIP_CHUNK = 1 << 18
-MAX_CURSORS = 4  # of one gzip file: a dataset's images, masks and annotations are read side by side
+MAX_CURSORS = 8  # of one gzip file: images, masks and annotations of a dataset are read side by side
 REMEMBER_EVERY = 16 << 20  # bytes between two places to go back to; each takes some 50 KB
 PIECE = re.compile(r"(?P<whole>.+\.(?:zip|tar|tgz|tar\.gz))\.(?:part)?(?P<number>(?!gz|xz|lz)[a-z]{2}|\d{2,3})$")
 

@@ -26,7 +26,9 @@ SHAPES = {"K": (3, 3), "xyz": (21, 3), "verts": (NUM_VERTICES, 3), "mano": (1, 6
 
 
 class Freihand:
-    """One split. Image i + frames * k of the training set shows frame i before background k, so the four share a split."""
+    """One split. Image i + frames * k of the training set shows frame i before background k: the four share labels and split,
+    and follow each other as samples "i-k".
+    """
 
     def __init__(self, config: FreihandConfig, split: str, cache: Path) -> None:
         """DataError if the data is missing or its files disagree in length. `cache`: folder for converted annotations."""
@@ -49,7 +51,10 @@ class Freihand:
                 raise DataError(
                     f"{self.files.where(self._json(kind))}: expected {self.num_frames} entries as {self._json('K')} has, got {len(array)}"
                 )
-        self.images = self._images(config, split)
+        self.num_copies = 1 if split == "eval" else NUM_BACKGROUNDS
+        every = np.arange(self.num_frames)
+        self.frames = every if split == "eval" else held_out(self.num_frames, config.val_fraction, config.seed)[split == "val"]
+        self._last: tuple[int, HandLabel, NDArray[np.uint8] | None] | None = None
         self.fit = None
         if config.mano_model is not None:
             from pipelines.datasets.mano_fit import ManoFit  # brings in torch
@@ -57,19 +62,27 @@ class Freihand:
             self.fit = ManoFit(config.mano_model)
 
     def __len__(self) -> int:
-        return len(self.images)
+        return len(self.frames) * self.num_copies
 
     def where(self, index: int) -> tuple[str, str]:
         """Key and image file of sample `index`."""
-        number = int(self.images[index])
-        return f"{number:08d}", f"{self.part}/rgb/{number:08d}.jpg"
+        frame, copy = self._place(index)
+        key = f"{frame:08d}" if self.num_copies == 1 else f"{frame:08d}-{copy}"
+        return key, f"{self.part}/rgb/{frame + self.num_frames * copy:08d}.jpg"
 
     def sample(self, index: int) -> HandSample:
         """Sample `index`. DataError names file and field of whatever is missing, truncated or not a number."""
         key, name = self.where(index)
-        frame = int(self.images[index]) % self.num_frames
-        values = {kind: checked(array, frame, self.files.where(self._json(kind))) for kind, array in self.annotations.items()}
+        hand, mask = self._labels(self._place(index)[0])
         image, encoded = self.files.read_published(name, shape=(IMAGE_PX, IMAGE_PX))
+        source = None if mask is None else "published"
+        return HandSample(key=key, image=image, K=hand.K, hands=(hand,), mask=mask, mask_source=source, encoded=encoded)
+
+    def _labels(self, frame: int) -> tuple[HandLabel, NDArray[np.uint8] | None]:
+        """Label and mask of a frame, kept for its next image."""
+        if self._last is not None and self._last[0] == frame:
+            return self._last[1:]
+        values = {kind: checked(array, frame, self.files.where(self._json(kind))) for kind, array in self.annotations.items()}
         mask = None
         if self.part == "training":
             # saved as JPEG: values between 0 and 255 ring around the edges
@@ -92,15 +105,12 @@ class Freihand:
             joint_convention="regressed",
             source_id=f"freihand/{self.part}/{frame:08d}",
         )
-        source = None if mask is None else "published"
-        return HandSample(key=key, image=image, K=K, hands=(hand,), mask=mask, mask_source=source, encoded=encoded)
+        self._last = (frame, hand, mask)
+        return hand, mask
+
+    def _place(self, index: int) -> tuple[int, int]:
+        """Frame of sample `index`, and before which of its backgrounds."""
+        return int(self.frames[index // self.num_copies]), index % self.num_copies
 
     def _json(self, kind: str) -> str:
         return f"{self.part}_{kind}.json"
-
-    def _images(self, config: FreihandConfig, split: str) -> NDArray[np.int64]:
-        """Numbers of the split's images, ascending."""
-        if split == "eval":
-            return np.arange(self.num_frames)
-        frames = held_out(self.num_frames, config.val_fraction, config.seed)[split == "val"]
-        return np.concatenate([frames + self.num_frames * k for k in range(NUM_BACKGROUNDS)])
