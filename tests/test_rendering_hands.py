@@ -123,8 +123,10 @@ def test_pytorch3d_backend_draws_the_same_pictures(layer):
         drawn = render_hands(given, faces, colors, camera(3, 40, 56), images, *size, backend=backend)
         (drawn.image.square().sum() + drawn.depth_m.sum()).backward()
         results.append((*(field.detach() for field in drawn), given.grad))
-    for mine, other in zip(*results, strict=True):
-        assert torch.equal(mine, other)
+    (*fields, gradient), (*their_fields, their_gradient) = results
+    for mine, other in zip(fields, their_fields, strict=True):
+        torch.testing.assert_close(mine, other, atol=2e-6, rtol=1e-6)
+    assert (gradient - their_gradient).norm() < 1e-5 * their_gradient.norm()
     few = faces[:, ::20]
     silhouettes = [soft_silhouette(vertices, few, camera(3, 40, 56), images, *size, backend=backend) for backend in ("kernel", "pytorch3d")]
     torch.testing.assert_close(*silhouettes, atol=1e-5, rtol=0)

@@ -8,6 +8,7 @@ from pytorch3d.renderer.mesh.rasterize_meshes import rasterize_meshes
 from pytorch3d.structures import Meshes
 
 from handnet.rendering import interpolate, rasterize, zbuffer
+from handnet.rendering.measuring import blend_corners, measure
 from handnet.rendering.pytorch3d_backend import px_to_ndc, visible_faces
 
 SIZES = [(32, 32), (32, 48), (48, 32)]
@@ -88,12 +89,38 @@ def test_pytorch3d_backend_returns_the_kernels_fragments():
     kernel = rasterize(vertices, faces, images, 3, 32, 48, faces_per_pixel=2)
     other = rasterize(vertices, faces, images, 3, 32, 48, faces_per_pixel=2, backend="pytorch3d")
     assert kernel.mesh_size == other.mesh_size == (4, 162)
-    for name, mine, theirs in zip(kernel._fields[:-1], kernel, other, strict=False):
-        assert torch.equal(mine, theirs), name
+    for name in ("face_index", "slots", "corners"):
+        assert torch.equal(getattr(kernel, name), getattr(other, name)), name
+    for name in ("barycentric", "depth_m", "signed_distance_px2", "weights"):
+        torch.testing.assert_close(getattr(kernel, name), getattr(other, name), atol=1e-4 if "distance" in name else 1e-6, rtol=1e-5)
     assert (kernel.face_index[2] == -1).all()
     nothing = visible_faces(vertices[:0], faces[:0], images[:0], 2, 8, 9, 1, 0.0)
     assert nothing.shape == (2, 8, 9, 1)
     assert (nothing == -1).all()
+
+
+@pytest.mark.parametrize("blur_px", [0.0, 2.0])
+def test_compiled_passes_equal_torchs_operations(blur_px):
+    """Values and gradients of all that fragments hold, and of blended attributes, in float64; slivers and clamped sums among them."""
+    vertices, faces, images = blobs(24, 32, dtype=torch.float64)
+    vertices[0, :20, 2] = torch.linspace(0.05, 5, 20, dtype=torch.float64)
+    attributes = torch.rand(4, 162, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    face_index = rasterize(vertices, faces, images, 2, 24, 32, faces_per_pixel=6, blur_px=blur_px).face_index
+    results = []
+    for compiled in (True, False):
+        inputs = [vertices.clone().requires_grad_(), attributes.clone().requires_grad_()]
+        found = measure(inputs[0], faces, face_index, clip=blur_px > 0, with_distance=True, compiled=compiled)
+        blended = blend_corners(found.corners, found.weights, inputs[1], compiled=compiled)
+        fields = (found.weights, found.depth_m, found.signed_distance_px2, blended)
+        noise = torch.Generator().manual_seed(1)
+        loss = sum((field * torch.randn(field.shape, generator=noise, dtype=torch.float64)).sum() for field in fields)
+        results.append((*found[:2], *(field.detach() for field in fields), *torch.autograd.grad(loss, inputs)))
+        without = measure(vertices, faces, face_index, clip=blur_px > 0, with_distance=False, compiled=compiled)
+        assert torch.equal(without.weights, found.weights)
+        assert without.signed_distance_px2.shape == (0,)
+    for mine, plain in zip(*results, strict=True):
+        assert (mine - plain).double().norm() <= 1e-9 * plain.double().norm()
+    assert len(results[0][0]) > 300
 
 
 def test_clipped_barycentrics_gradient_where_pytorch3ds_overlooks_a_clamp():

@@ -1,4 +1,4 @@
-"""The compiled loops over faces and pixels; no gradients but those of the soft silhouette, which are written out.
+"""The compiled loops over faces and pixels, with the gradients of what has one written out beside it.
 
 All in one file: numba's cache notices a change in the file of the compiled function only, not in those it calls.
 """
@@ -13,6 +13,8 @@ import numba
 
 # PyTorch3D's kEpsilon: the smallest depth (m), and the smallest doubled area in its NDC units
 EPSILON = 1e-8
+# and the smallest sum of barycentrics clipped to a face
+CLIP_EPSILON = 1e-5
 # Pixels of a row that the soft silhouette measures at once, as vectors. Its images have rows longer by as many.
 LANES = 8
 # A pixel whose product falls below this is opaque in float32 whatever else covers it.
@@ -83,7 +85,7 @@ def fill(vertices, faces, meshes, starts, num_bands, first_job, last_job, blur_p
                         p0, p1, p2 = p0 / total, p1 / total, p2 / total
                         if blur2 > 0.0:
                             p0, p1, p2 = max(p0, 0.0), max(p1, 0.0), max(p2, 0.0)
-                            total = max(p0 + p1 + p2, 1e-5)
+                            total = max(p0 + p1 + p2, CLIP_EPSILON)
                             p0, p1, p2 = p0 / total, p1 / total, p2 / total
                         z = p0 * z0 + p1 * z1 + p2 * z2
                         k = num_slots - 1
@@ -236,6 +238,115 @@ def gather(faces, per_face, gradient):
             for k in range(3):
                 gradient[m, faces[m, f, k], 0] += per_face[m, f, k, 0]
                 gradient[m, faces[m, f, k], 1] += per_face[m, f, k, 1]
+
+
+@_exact
+def _weigh(x0, y0, z0, x1, y1, z1, x2, y2, z2, px, py, clip):
+    """Barycentrics of a pixel in a face: screen (3), perspective sum before its clamp, perspective (3), sum of these
+    clipped to the face before its clamp, and the barycentrics that are meant (3)."""
+    area = (x2 - x0) * (y1 - y0) - (y2 - y0) * (x1 - x0)
+    s0 = ((px - x1) * (y2 - y1) - (py - y1) * (x2 - x1)) / area
+    s1 = ((px - x2) * (y0 - y2) - (py - y2) * (x0 - x2)) / area
+    s2 = ((px - x0) * (y1 - y0) - (py - y0) * (x1 - x0)) / area
+    total = s0 * z1 * z2 + s1 * z2 * z0 + s2 * z0 * z1
+    divisor = max(total, EPSILON)
+    w0, w1, w2 = s0 * z1 * z2 / divisor, s1 * z2 * z0 / divisor, s2 * z0 * z1 / divisor
+    if not clip:
+        return area, s0, s1, s2, total, w0, w1, w2, 1.0, w0, w1, w2
+    clipped = max(w0, 0.0) + max(w1, 0.0) + max(w2, 0.0)
+    divisor = max(clipped, CLIP_EPSILON)
+    return area, s0, s1, s2, total, w0, w1, w2, clipped, max(w0, 0.0) / divisor, max(w1, 0.0) / divisor, max(w2, 0.0) / divisor
+
+
+@_exact
+def measure(vertices, faces, face_index, slots, height, width, num_slots, clip, corners, weights, depth, distance):
+    """Of the filled slots: corners (n,3) into the vertices of all meshes, barycentrics (n,3), depth (n,), and signed squared
+    distance (n,) unless that has no room. vertices (M,V,3), faces (M,F,3), face_index flat."""
+    for n in range(len(slots)):
+        mesh, face = divmod(face_index[slots[n]], faces.shape[1])
+        pixel = slots[n] // num_slots
+        px, py = pixel % width + 0.5, pixel // width % height + 0.5
+        a, b, c = faces[mesh, face, 0], faces[mesh, face, 1], faces[mesh, face, 2]
+        x0, y0, z0 = vertices[mesh, a, 0], vertices[mesh, a, 1], vertices[mesh, a, 2]
+        x1, y1, z1 = vertices[mesh, b, 0], vertices[mesh, b, 1], vertices[mesh, b, 2]
+        x2, y2, z2 = vertices[mesh, c, 0], vertices[mesh, c, 1], vertices[mesh, c, 2]
+        area, _, _, _, _, _, _, _, _, b0, b1, b2 = _weigh(x0, y0, z0, x1, y1, z1, x2, y2, z2, px, py, clip)
+        first = mesh * vertices.shape[1]
+        corners[n, 0], corners[n, 1], corners[n, 2] = first + a, first + b, first + c
+        weights[n, 0], weights[n, 1], weights[n, 2] = b0, b1, b2
+        depth[n] = b0 * z0 + b1 * z1 + b2 * z2
+        if len(distance):
+            x0, y0, x1, y1, x2, y2, inverse0, inverse1, inverse2 = _corners(vertices[mesh], a, b, c, area)
+            distance[n] = _nearest(px, py, x0, y0, x1, y1, x2, y2, inverse0, inverse1, inverse2)[0]
+
+
+@_exact
+def measure_backward(vertices, corners, slots, height, width, num_slots, clip, g_weights, g_depth, g_distance, gradient):
+    """Add to gradient (M*V,3) what the gradients of barycentrics, depth and distance make of it. vertices (M*V,3)."""
+    for n in range(len(slots)):
+        pixel = slots[n] // num_slots
+        px, py = pixel % width + 0.5, pixel // width % height + 0.5
+        a, b, c = corners[n, 0], corners[n, 1], corners[n, 2]
+        x0, y0, z0 = vertices[a, 0], vertices[a, 1], vertices[a, 2]
+        x1, y1, z1 = vertices[b, 0], vertices[b, 1], vertices[b, 2]
+        x2, y2, z2 = vertices[c, 0], vertices[c, 1], vertices[c, 2]
+        area, s0, s1, s2, total, w0, w1, w2, clipped, b0, b1, b2 = _weigh(x0, y0, z0, x1, y1, z1, x2, y2, z2, px, py, clip)
+        g0, g1, g2 = g_weights[n, 0] + g_depth[n] * z0, g_weights[n, 1] + g_depth[n] * z1, g_weights[n, 2] + g_depth[n] * z2
+        gz0, gz1, gz2 = g_depth[n] * b0, g_depth[n] * b1, g_depth[n] * b2
+        if clip:
+            mean = g0 * b0 + g1 * b1 + g2 * b2 if clipped >= CLIP_EPSILON else 0.0
+            divisor = max(clipped, CLIP_EPSILON)
+            g0 = (g0 - mean) / divisor if w0 >= 0.0 else 0.0
+            g1 = (g1 - mean) / divisor if w1 >= 0.0 else 0.0
+            g2 = (g2 - mean) / divisor if w2 >= 0.0 else 0.0
+        mean = g0 * w0 + g1 * w1 + g2 * w2 if total >= EPSILON else 0.0
+        divisor = max(total, EPSILON)
+        # of the products s z z, then of the screen barycentrics times the area
+        g0, g1, g2 = (g0 - mean) / divisor, (g1 - mean) / divisor, (g2 - mean) / divisor
+        gz0 += g1 * s1 * z2 + g2 * s2 * z1
+        gz1 += g0 * s0 * z2 + g2 * s2 * z0
+        gz2 += g0 * s0 * z1 + g1 * s1 * z0
+        g0, g1, g2 = g0 * z1 * z2 / area, g1 * z2 * z0 / area, g2 * z0 * z1 / area
+        g_area = -(g0 * s0 + g1 * s1 + g2 * s2)
+        gx0 = g1 * (y2 - py) + g2 * (py - y1) + g_area * (y2 - y1)
+        gy0 = g1 * (px - x2) + g2 * (x1 - px) + g_area * (x1 - x2)
+        gx1 = g0 * (py - y2) + g2 * (y0 - py) + g_area * (y0 - y2)
+        gy1 = g0 * (x2 - px) + g2 * (px - x0) + g_area * (x2 - x0)
+        gx2 = g0 * (y1 - py) + g1 * (py - y0) + g_area * (y1 - y0)
+        gy2 = g0 * (px - x1) + g1 * (x0 - px) + g_area * (x0 - x1)
+        if len(g_distance):
+            inverse0 = 1.0 / max((x1 - x0) ** 2 + (y1 - y0) ** 2, EPSILON)
+            inverse1 = 1.0 / max((x2 - x1) ** 2 + (y2 - y1) ** 2, EPSILON)
+            inverse2 = 1.0 / max((x0 - x2) ** 2 + (y0 - y2) ** 2, EPSILON)
+            _, share0, share1, share2, rx, ry = _nearest(px, py, x0, y0, x1, y1, x2, y2, inverse0, inverse1, inverse2)
+            slope = g_distance[n] * (2.0 if s0 > 0.0 and s1 > 0.0 and s2 > 0.0 else -2.0)
+            gx0, gy0 = gx0 + slope * share0 * rx, gy0 + slope * share0 * ry
+            gx1, gy1 = gx1 + slope * share1 * rx, gy1 + slope * share1 * ry
+            gx2, gy2 = gx2 + slope * share2 * rx, gy2 + slope * share2 * ry
+        gradient[a, 0], gradient[a, 1], gradient[a, 2] = gradient[a, 0] + gx0, gradient[a, 1] + gy0, gradient[a, 2] + gz0
+        gradient[b, 0], gradient[b, 1], gradient[b, 2] = gradient[b, 0] + gx1, gradient[b, 1] + gy1, gradient[b, 2] + gz1
+        gradient[c, 0], gradient[c, 1], gradient[c, 2] = gradient[c, 0] + gx2, gradient[c, 1] + gy2, gradient[c, 2] + gz2
+
+
+@_exact
+def blend(attributes, corners, weights, blended):
+    """blended (n,C) = the corners' attributes (M*V,C), weighted."""
+    for n in range(len(corners)):
+        a, b, c = corners[n, 0], corners[n, 1], corners[n, 2]
+        for k in range(attributes.shape[1]):
+            blended[n, k] = weights[n, 0] * attributes[a, k] + weights[n, 1] * attributes[b, k] + weights[n, 2] * attributes[c, k]
+
+
+@_exact
+def blend_backward(attributes, corners, weights, upstream, g_attributes, g_weights):
+    """Gradients of `blend`, added to g_attributes (M*V,C) and written to g_weights (n,3)."""
+    for n in range(len(corners)):
+        for corner in range(3):
+            vertex, weight, slope = corners[n, corner], weights[n, corner], 0.0
+            for k in range(attributes.shape[1]):
+                slope += upstream[n, k] * attributes[vertex, k]
+                g_attributes[vertex, k] += upstream[n, k] * weight
+            g_weights[n, corner] = slope
 
 
 @_exact

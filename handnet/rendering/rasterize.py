@@ -1,4 +1,4 @@
-"""Rasterise many meshes into many images: visibility from a kernel, barycentrics differentiable in torch.
+"""Rasterise many meshes into many images: which faces a pixel sees, and differentiable barycentrics, depth and distance.
 
 Pixel coordinates throughout (see `visibility`). The fragments are those of PyTorch3D; so are the gradients, but with
 blur_px > 0 at pixels beside a sliver where its extrapolated perspective barycentrics have no positive sum: PyTorch3D's
@@ -15,7 +15,7 @@ from torch import Tensor
 from handnet.precision import full_precision
 from handnet.rendering import pytorch3d_backend
 from handnet.rendering.checks import check_float, check_meshes
-from handnet.rendering.kernels import EPSILON
+from handnet.rendering.measuring import blend_corners, measure
 from handnet.rendering.visibility import visible_faces
 
 Backend = Literal["kernel", "pytorch3d"]
@@ -59,24 +59,31 @@ def rasterize(
     backend: None = the CPU kernel, or PyTorch3D for CUDA tensors. Faces that reach behind the camera are not drawn.
     Raises ValueError for wrong shapes, and on the CPU for indices out of range or vertices that are not finite.
     """
+    backend = chosen_backend(backend, vertices_px)
     face_index = find_faces(vertices_px, faces, image_index, num_images, height, width, faces_per_pixel, blur_px, backend)
-    slots, corners = filled_slots(face_index, faces, vertices_px.shape[1])
-    weights, z, dx, dy, on_screen = weigh_corners(vertices_px, slots, corners, height, width, faces_per_pixel, clip=blur_px > 0)
+    found = measure(vertices_px, faces, face_index, clip=blur_px > 0, with_distance=True, compiled=backend == "kernel")
 
     def spread(values: Tensor) -> Tensor:
         empty = values.new_full((face_index.numel(), *values.shape[1:]), -1.0)
-        return empty.index_copy(0, slots, values).view(*face_index.shape, *values.shape[1:])
+        return empty.index_copy(0, found.slots, values).view(*face_index.shape, *values.shape[1:])
 
-    depth, distance = spread((weights * z).sum(0)), spread(_signed_distance_px2(dx, dy, on_screen))
-    mesh_size = (vertices_px.shape[0], vertices_px.shape[1])
-    return Fragments(face_index, spread(weights.T), depth, distance, slots, corners, weights.T, mesh_size)
+    return Fragments(
+        face_index,
+        spread(found.weights),
+        spread(found.depth_m),
+        spread(found.signed_distance_px2),
+        found.slots,
+        found.corners,
+        found.weights,
+        (vertices_px.shape[0], vertices_px.shape[1]),
+    )
 
 
 @full_precision
 def interpolate(fragments: Fragments, attributes: Tensor) -> Tensor:
     """Vertex attributes (M,V,C) at the filled slots -> (n,C), differentiable in both; see `Fragments.slots`."""
     check_float("interpolate", "attributes", attributes, *fragments.mesh_size, "C")
-    return blend_corners(fragments.corners, fragments.weights, attributes)
+    return blend_corners(fragments.corners, fragments.weights, attributes, compiled=not attributes.is_cuda)
 
 
 def find_faces(
@@ -88,13 +95,13 @@ def find_faces(
     width: int,
     faces_per_pixel: int,
     blur_px: float,
-    backend: Backend | None,
+    backend: Backend,
 ) -> Tensor:
     """`Fragments.face_index` alone; arguments and errors as of `rasterize`."""
     check_meshes("rasterize", vertices_px, faces, image_index, num_images, height, width, blur_px)
     if faces_per_pixel < 1:
         raise ValueError(f"rasterize: expected faces_per_pixel >= 1, got {faces_per_pixel}")
-    if chosen_backend(backend, vertices_px) == "pytorch3d":
+    if backend == "pytorch3d":
         return pytorch3d_backend.visible_faces(vertices_px, faces, image_index, num_images, height, width, faces_per_pixel, blur_px)
     return torch.from_numpy(
         visible_faces(
@@ -118,51 +125,3 @@ def chosen_backend(backend: Backend | None, vertices: Tensor) -> Backend:
     if backend == "kernel" and vertices.is_cuda:
         raise ValueError("backend: expected tensors on the CPU for 'kernel', got CUDA")
     return backend or ("pytorch3d" if vertices.is_cuda else "kernel")
-
-
-def filled_slots(face_index: Tensor, faces: Tensor, num_vertices: int) -> tuple[Tensor, Tensor]:
-    """`Fragments.slots` and `Fragments.corners`."""
-    flat = face_index.reshape(-1)
-    slots = (flat >= 0).nonzero(as_tuple=True)[0]
-    chosen = flat.index_select(0, slots)
-    mesh = chosen // max(faces.shape[1], 1)
-    return slots, faces.reshape(-1, 3).index_select(0, chosen) + (mesh * num_vertices)[:, None]
-
-
-def weigh_corners(
-    vertices_px: Tensor, slots: Tensor, corners: Tensor, height: int, width: int, faces_per_pixel: int, *, clip: bool = False
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Of every filled slot: perspective-correct barycentrics and depths of its face's corners, the way from each corner
-    to the pixel (x, y), and screen barycentrics; each (3,n), one row a corner."""
-    x, y, z = vertices_px.reshape(-1, 3).index_select(0, corners.T.reshape(-1)).view(3, -1, 3).unbind(-1)
-    pixel = slots // faces_per_pixel
-    dx, dy = (pixel % width).to(x.dtype) + 0.5 - x, (pixel // width % height).to(x.dtype) + 0.5 - y
-    edge_x, edge_y = _edges(dx, dy)
-    cross = dx * edge_y - dy * edge_x  # row k: doubled area of the pixel with edge k -> k + 1
-    on_screen = cross.roll(-1, 0) / (edge_x[0] * edge_y[2] - edge_y[0] * edge_x[2])
-    weights = on_screen * z.roll(-1, 0) * z.roll(1, 0)
-    weights = weights / weights.sum(0).clamp(min=EPSILON)
-    if clip:
-        weights = weights.clamp(min=0.0)
-        weights = weights / weights.sum(0).clamp(min=1e-5)
-    return weights, z, dx, dy, on_screen
-
-
-def _edges(dx: Tensor, dy: Tensor) -> tuple[Tensor, Tensor]:
-    """Edge k -> k + 1 of every face, from the ways between its corners and a pixel."""
-    return dx - dx.roll(-1, 0), dy - dy.roll(-1, 0)
-
-
-def _signed_distance_px2(dx: Tensor, dy: Tensor, on_screen: Tensor) -> Tensor:
-    """Squared distance (n,) to the outline, negative inside; arguments as `weigh_corners` gives them."""
-    edge_x, edge_y = _edges(dx, dy)
-    length2 = (edge_x * edge_x + edge_y * edge_y).clamp(min=EPSILON)
-    along = ((dx * edge_x + dy * edge_y) / length2).clamp(0.0, 1.0)
-    distance = ((dx - along * edge_x) ** 2 + (dy - along * edge_y) ** 2).min(0).values
-    return torch.where((on_screen > 0).all(0), -distance, distance)
-
-
-def blend_corners(corners: Tensor, weights: Tensor, attributes: Tensor) -> Tensor:
-    """Attributes (M,V,C) of the corners (n,3), weighted by (n,3) -> (n,C)."""
-    at_corners = attributes.reshape(-1, attributes.shape[-1]).index_select(0, corners.reshape(-1))
-    return (weights[..., None].to(at_corners.dtype) * at_corners.view(*corners.shape, attributes.shape[-1])).sum(1)

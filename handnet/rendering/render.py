@@ -14,8 +14,9 @@ from torch import Tensor
 from handnet.precision import full_precision
 from handnet.rendering.checks import check_float, check_meshes
 from handnet.rendering.kernels import EPSILON
+from handnet.rendering.measuring import blend_corners, measure
 from handnet.rendering.pytorch3d_backend import MAX_FACES_PER_PIXEL
-from handnet.rendering.rasterize import Backend, blend_corners, chosen_backend, filled_slots, find_faces, rasterize, weigh_corners
+from handnet.rendering.rasterize import Backend, chosen_backend, find_faces, rasterize
 from handnet.rendering.soft import soft_union
 
 
@@ -63,18 +64,19 @@ def render_hands(
     pixels = (num_images, height, width)
     projected = project_px(vertices_m, K)
     check_float("render_hands", "colors", colors, *vertices_m.shape[:2], 3)
-    face_index = find_faces(projected, faces, image_index, *pixels, 1, 0.0, backend)[..., 0]
-    slots, corners = filled_slots(face_index, faces, vertices_m.shape[1])
-    weights, z, *_ = weigh_corners(projected, slots, corners, height, width, 1)
+    backend = chosen_backend(backend, vertices_m)
+    compiled = backend == "kernel"
+    face_index = find_faces(projected, faces, image_index, *pixels, 1, 0.0, backend)
+    found = measure(projected, faces, face_index, clip=False, with_distance=False, compiled=compiled)
 
     def spread(values: Tensor) -> Tensor:
         empty = values.new_zeros((math.prod(pixels), *values.shape[1:]))
-        return empty.index_copy(0, slots, values).view(*pixels, *values.shape[1:])
+        return empty.index_copy(0, found.slots, values).view(*pixels, *values.shape[1:])
 
-    found = face_index >= 0
-    hand_index = torch.where(found, face_index // max(faces.shape[1], 1), face_index)
-    image = spread(blend_corners(corners, weights.T, colors))
-    return Rendering(image, found.to(vertices_m.dtype), hand_index, spread((weights * z).sum(0)))
+    nearest = face_index[..., 0]
+    hand_index = torch.where(nearest >= 0, nearest // max(faces.shape[1], 1), nearest)
+    image = spread(blend_corners(found.corners, found.weights, colors, compiled=compiled))
+    return Rendering(image, (nearest >= 0).to(vertices_m.dtype), hand_index, spread(found.depth_m))
 
 
 @full_precision
