@@ -5,7 +5,7 @@ Matrices act on column vectors (x' = R x), angles are radians; everything is dif
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -26,13 +26,21 @@ def axis_angle_to_matrix(axis_angle: Float[Tensor, "*batch 3"]) -> Float[Tensor,
     Differentiable any number of times. Raises ValueError if the last axis is not 3.
     """
     _expect_last("axis_angle", axis_angle, (3,))
-    if needs_plain_operations():
-        return _rodrigues(axis_angle)[0]
-    return _Rodrigues.apply(axis_angle)
+    return rodrigues(axis_angle).matrix if needs_plain_operations() else _Rodrigues.apply(axis_angle)
 
 
-def _rodrigues(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The matrices, t^2, sin t / t and (1 - cos t) / t^2 for angles t."""
+class Turns(NamedTuple):
+    """Rotation vectors of angles t, their matrices, and what a derivative of them is made of."""
+
+    v: Tensor  # (..., 3)
+    matrix: Tensor  # (..., 3, 3)
+    squared: Tensor  # (..., 1) t^2
+    sine: Tensor  # (..., 1) sin t / t
+    versine: Tensor  # (..., 1) (1 - cos t) / t^2
+
+
+def rodrigues(v: Tensor) -> Turns:
+    """`axis_angle_to_matrix` in plain operations, with its intermediate results."""
     # The smallest angle stands for zero: below it the formulas are exact to rounding, and unlike 0 it can be divided by,
     # so that values and gradients need no branch at the identity.
     squared = (v * v).sum(-1, keepdim=True) + torch.finfo(v.dtype).eps ** 2
@@ -44,27 +52,33 @@ def _rodrigues(v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     cross = torch.linalg.cross(eye.expand(*v.shape, 3), v[..., None, :], dim=-1)
     outer = (versine * v)[..., :, None] * v[..., None, :]
     matrix = outer.addcmul(sine[..., None], cross).addcmul(angle.cos()[..., None], eye)
-    return matrix, squared, sine, versine
+    return Turns(v, matrix, squared, sine, versine)
+
+
+def rodrigues_gradient(turns: Turns, grad: Tensor) -> Tensor:
+    """Gradient (..., 3) of the rotation vectors from that of their matrices (..., 3, 3), by hand: a few operations."""
+    v, matrix, squared, sine, versine = turns
+    # dR = [J dv] R with the left Jacobian J = (sin t / t) I + ((1 - cos t) / t^2) [v] + ((1 - sin t / t) / t^2) v v^T
+    turn = torch.linalg.cross(matrix, grad, dim=-2).sum(-1)
+    along = (1 - sine) / squared * (v * turn).sum(-1, keepdim=True)
+    return torch.addcmul(sine * turn, versine, torch.linalg.cross(turn, v, dim=-1)).addcmul_(along, v)
 
 
 class _Rodrigues(torch.autograd.Function):
-    """`_rodrigues` with its derivative in a few operations; second derivatives come from the plain ones."""
+    """`rodrigues` with `rodrigues_gradient`; second derivatives come from the plain operations."""
 
     @staticmethod
     def forward(ctx: Any, v: Tensor) -> Tensor:
-        matrix, *factors = _rodrigues(v)
-        ctx.save_for_backward(v, matrix, *factors)
-        return matrix
+        turns = rodrigues(v)
+        ctx.save_for_backward(*turns)
+        return turns.matrix
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        v, matrix, squared, sine, versine = ctx.saved_tensors
+        turns = Turns(*ctx.saved_tensors)
         if torch.is_grad_enabled():  # the derivative shall be differentiable itself
-            return torch.autograd.grad(_rodrigues(v)[0], v, grad, create_graph=True)[0]
-        # dR = [J dv] R with the left Jacobian J = (sin t / t) I + ((1 - cos t) / t^2) [v] + ((1 - sin t / t) / t^2) v v^T
-        turn = torch.linalg.cross(matrix, grad, dim=-2).sum(-1)
-        along = (1 - sine) / squared * (v * turn).sum(-1, keepdim=True)
-        return torch.addcmul(sine * turn, versine, torch.linalg.cross(turn, v, dim=-1)).addcmul_(along, v)
+            return torch.autograd.grad(rodrigues(turns.v).matrix, turns.v, grad, create_graph=True)[0]
+        return rodrigues_gradient(turns, grad)
 
 
 def matrix_to_quaternion(matrix: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 4"]:

@@ -19,7 +19,6 @@ from handnet.hand.layer_checks import check_input, check_posed, in_layer_dtype
 from handnet.hand.posing import pose_hands
 from handnet.hand.schema import NUM_FACES, NUM_JOINTS, NUM_POSE
 from handnet.hand.skinning import Rig
-from handnet.rotations import axis_angle_to_matrix
 from handnet.skeleton import JOINT_CONVENTIONS, MANO_TO_STD, STD_TO_MANO, convention_index
 
 _MIRROR: Final = np.array([[-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
@@ -137,13 +136,13 @@ class HandLayer(nn.Module):
         with torch.autocast(betas.device.type, enabled=False):
             root_rotation, betas = in_layer_dtype("root_rotation", root_rotation, dtype), in_layer_dtype("betas", betas, dtype)
             shift = torch.zeros_like(betas[:, :3]) if translation is None else in_layer_dtype("translation", translation, dtype)
-            root, rotations = self._matrices(root_rotation, in_layer_dtype("pose", pose, dtype), side, use_pca, flat_hand_mean)
+            pose = self._absolute(in_layer_dtype("pose", pose, dtype), side, use_pca, flat_hand_mean)
             center = None if center_joint is None else _MANO_OF_STD[center_joint]
             if center is None or (center < NUM_JOINTS and not regressed):
-                out = HandOutput(*pose_hands(self._rig(side), root, rotations, betas, shift, center))
+                out = HandOutput(*pose_hands(self._rig(side), root_rotation, pose, betas, shift, center))
                 return out if joints == "model" else out._replace(joints=self.joints_as(joints, out, side))
             # centred on a joint that is known only when the hand is posed
-            out = HandOutput(*pose_hands(self._rig(side), root, rotations, betas, torch.zeros_like(shift), None))
+            out = HandOutput(*pose_hands(self._rig(side), root_rotation, pose, betas, torch.zeros_like(shift), None))
             found = self.joints_as(joints, out, side)
             offset = (shift - found[:, center_joint])[:, None]
             return HandOutput(out.vertices + offset, found + offset)
@@ -167,24 +166,18 @@ class HandLayer(nn.Module):
                 joints = torch.where(self.regressed[index, None, None], regressed, joints) if name is None else regressed
             return torch.cat([joints, tips], 1)[:, self.std_order]
 
-    def _matrices(self, root: Tensor, pose: Tensor, side: Tensor, use_pca: bool, flat_hand_mean: bool) -> tuple[Tensor, Tensor]:
-        """Rotation matrices (N, 3, 3) of the hand and (N, 15, 3, 3) of its joints."""
+    def _absolute(self, pose: Tensor, side: Tensor, use_pca: bool, flat_hand_mean: bool) -> Tensor:
+        """The pose without components and mean: (N, 45) axis-angle or (N, 15, 3, 3) matrices."""
         if use_pca:
             pose = self.pose_from_components(pose, side)
-        if pose.ndim == 2:
-            if not flat_hand_mean:
-                pose = pose + self.hands_mean[side]
-            if root.ndim == 2:
-                both = axis_angle_to_matrix(torch.cat([root, pose], 1).reshape(-1, NUM_JOINTS, 3))
-                wrist, rotations = both.split([1, NUM_JOINTS - 1], 1)
-                return wrist[:, 0], rotations
-            return root, axis_angle_to_matrix(pose.reshape(-1, NUM_JOINTS - 1, 3))
-        if not flat_hand_mean:
+        if flat_hand_mean:
+            return pose
+        if pose.ndim == 4:
             raise ValueError(
                 "flat_hand_mean: expected True with rotation matrices (the mean pose is added to axis-angle only: "
                 "see handnet.rotations.matrix_to_axis_angle), got False"
             )
-        return root if root.ndim == 3 else axis_angle_to_matrix(root), pose
+        return pose + self.hands_mean[side]
 
     def _rig(self, side: Tensor) -> Rig:
         of_side = self.side_table[side]

@@ -72,7 +72,8 @@ def _check_values(side: Tensor, numbers: dict[str, Tensor | None]) -> None:
     if bool((side & -2).any()):
         raise ValueError(f"side: expected 0 (left) or 1 (right), got {sorted(set(side.tolist()))}")
     with torch.no_grad():  # a sum is finite only if all numbers are, and takes one look
-        if math.isfinite(sum(float(value.sum()) for value in numbers.values() if value is not None)):
+        given = [value.flatten(1).float() for value in numbers.values() if value is not None]
+        if math.isfinite(float(torch.cat(given, 1).sum())):
             return
         for name, value in numbers.items():
             if value is not None and not bool(value.isfinite().all()):

@@ -24,47 +24,76 @@ from handnet.hand.skinning import (
     sign,
     skin_hands,
 )
+from handnet.rotations import Turns, rodrigues, rodrigues_gradient
 
 # Hands that a CPU skins together, so that what lies between the first product and the last fits into its cache
 PART_SIZE: Final = 32
 
 
-def pose_hands(rig: Rig, root: Tensor, rotations: Tensor, betas: Tensor, translation: Tensor, center: int | None) -> tuple[Tensor, Tensor]:
+def pose_hands(rig: Rig, root: Tensor, pose: Tensor, betas: Tensor, translation: Tensor, center: int | None) -> tuple[Tensor, Tensor]:
     """Vertices (N, 778, 3) and std21 joints (N, 21, 3), metres.
 
-    root (N, 3, 3), rotations (N, 15, 3, 3), betas (N, 10), translation (N, 3); center: MANO joint 0..15 that is moved to the
-    origin before the translation, or None. Differentiable any number of times; the first derivative is the fast one.
+    root: (N, 3) axis-angle or (N, 3, 3) matrices; pose: (N, 45) axis-angle or (N, 15, 3, 3) matrices; betas (N, 10),
+    translation (N, 3); center: MANO joint 0..15 that is moved to the origin before the translation, or None.
+    Differentiable any number of times; the first derivative is the fast one.
     """
     if needs_plain_operations():
-        return skin_hands(rig, root, rotations, betas, translation, center, None)[0]
-    return _PoseHands.apply(rig, center, root, rotations, betas, translation)
+        return plain_pose_hands(rig, root, pose, betas, translation, center)
+    return _PoseHands.apply(rig, center, root, pose, betas, translation)
+
+
+def plain_pose_hands(rig: Rig, root: Tensor, pose: Tensor, betas: Tensor, translation: Tensor, center: int | None) -> tuple[Tensor, Tensor]:
+    """`pose_hands` in operations that autograd and graphs know."""
+    turns = _turns(root, pose)
+    return skin_hands(rig, *_matrices(turns, root, pose), betas, translation, center, None)[0]
+
+
+def _turns(root: Tensor, pose: Tensor) -> Turns | None:
+    """All rotation vectors (N, 1, 15 or 16, 3) among the arguments in one go."""
+    vectors = [x.reshape(-1, k, 3) for x, k in ((root, 1), (pose, NUM_JOINTS - 1)) if x.ndim == 2]
+    return rodrigues(vectors[0] if len(vectors) == 1 else torch.cat(vectors, 1)) if vectors else None
+
+
+def _matrices(turns: Turns | None, root: Tensor, pose: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (N, 3, 3) of the hand and (N, 15, 3, 3) of its joints."""
+    if turns is None:
+        return root, pose
+    return turns.matrix[:, 0] if root.ndim == 2 else root, turns.matrix[:, 1 - NUM_JOINTS :] if pose.ndim == 2 else pose
 
 
 class _PoseHands(torch.autograd.Function):
-    """`skin_hands` with its derivative; second derivatives come from the plain operations."""
+    """`plain_pose_hands` with its derivative; second derivatives come from the plain operations."""
 
     @staticmethod
     def forward(
-        ctx: Any, rig: Rig, center: int | None, root: Tensor, rotations: Tensor, betas: Tensor, translation: Tensor
+        ctx: Any, rig: Rig, center: int | None, root: Tensor, pose: Tensor, betas: Tensor, translation: Tensor
     ) -> tuple[Tensor, Tensor]:
-        outputs, saved = skin_hands(rig, root, rotations, betas, translation, center, _part_size(betas))
+        turns = _turns(root, pose)
+        outputs, saved = skin_hands(rig, *_matrices(turns, root, pose), betas, translation, center, _part_size(betas))
         ctx.rig, ctx.center = rig, center
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(root, rotations, betas, translation, *saved)
+        ctx.save_for_backward(root, pose, betas, translation, *saved, *(turns or ()))
         return outputs
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        root, rotations, betas, translation, *found = ctx.saved_tensors
-        saved = Intermediates(*found)
-        with torch.autocast(saved.rest.device.type, enabled=False):
+        root, pose, betas, translation, *found = ctx.saved_tensors
+        num_saved = len(Intermediates._fields)
+        saved, turns = Intermediates(*found[:num_saved]), Turns(*found[num_saved:]) if found[num_saved:] else None
+        with torch.autocast(betas.device.type, enabled=False):
             if not torch.is_grad_enabled():
-                return None, None, *_backward(ctx.rig, ctx.center, saved, *grads)
+                g_root, g_pose, g_betas, g_translation = _backward(ctx.rig, ctx.center, saved, *grads)
+                if turns is not None:
+                    parts = [g for g, x in ((g_root[:, None], root), (g_pose, pose)) if x.ndim == 2]
+                    g_vectors = rodrigues_gradient(turns, parts[0] if len(parts) == 1 else torch.cat(parts, 1))
+                    g_root = g_vectors[:, 0] if root.ndim == 2 else g_root
+                    g_pose = g_vectors[:, 1 - NUM_JOINTS :].reshape(pose.shape) if pose.ndim == 2 else g_pose
+                return None, None, g_root, g_pose, g_betas, g_translation
             # the derivative shall be differentiable itself
-            outputs, _ = skin_hands(ctx.rig, root, rotations, betas, translation, ctx.center, None)
+            outputs = plain_pose_hands(ctx.rig, root, pose, betas, translation, ctx.center)
             given = [(output, grad) for output, grad in zip(outputs, grads, strict=True) if grad is not None]
             needed = ctx.needs_input_grad[2:]
-            wanted = [x for x, need in zip((root, rotations, betas, translation), needed, strict=True) if need]
+            wanted = [x for x, need in zip((root, pose, betas, translation), needed, strict=True) if need]
             of_wanted = iter(torch.autograd.grad([x for x, _ in given], wanted, [g for _, g in given], create_graph=True))
             return None, None, *(next(of_wanted) if need else None for need in needed)
 
@@ -79,7 +108,7 @@ def _backward(
     """Gradients of root, rotations, betas and translation; g_x is the gradient of what `skin_hands` calls x."""
     root, rest, local, second, posed, world = saved
     num = len(root)
-    g_joints = rest.new_zeros(num, NUM_JOINTS + NUM_FINGERS, 3) if g_std is None else g_std[:, rig.inverse]
+    g_joints = rest.new_zeros(num, NUM_JOINTS + NUM_FINGERS, 3) if g_std is None else g_std.index_select(1, rig.inverse)
     g_points = rest.new_zeros(()).expand(num, NUM_VERTICES, 3) if g_vertices is None else g_vertices
     g_rest, g_world = torch.empty_like(rest), torch.empty_like(world)
     parts = (world, rest, rig.of_side, rig.tips, g_points, g_joints[:, NUM_JOINTS:], g_rest, g_world)

@@ -76,7 +76,7 @@ def skin_hands(
     parts = [_skin(rig, *part) for part in in_parts_of(part_size, world, rest, rig.of_side)]
     points = parts[0] if len(parts) == 1 else torch.cat(parts)
     tips = points.gather(2, rig.tips[:, None].expand(-1, 3, -1))
-    joints = torch.cat([world[:, :, 0], tips], 2).transpose(1, 2)[:, rig.order]
+    joints = torch.cat([world[:, :, 0].transpose(1, 2), tips.transpose(1, 2)], 1).index_select(1, rig.order)
     return (points.transpose(1, 2).contiguous(), joints), Intermediates(root, rest, local, second, posed, world)
 
 
@@ -99,7 +99,7 @@ def _skin(rig: Rig, world: Tensor, rest: Tensor, of_side: Tensor | None) -> Tens
     """Posed vertices (N, 3, 778): vertices run along the last axis, so that every sum is long and vectorised."""
     blended, surface = blended_transforms(rig, world, of_side), rest[:, None, SURFACE].view(-1, 1, 3, NUM_VERTICES)
     x = torch.addcmul(blended[:, :, 3], blended[:, :, 0], surface[:, :, 0])
-    return x.addcmul(blended[:, :, 1], surface[:, :, 1]).addcmul(blended[:, :, 2], surface[:, :, 2])
+    return x.addcmul_(blended[:, :, 1], surface[:, :, 1]).addcmul_(blended[:, :, 2], surface[:, :, 2])
 
 
 def blended_transforms(rig: Rig, world: Tensor, of_side: Tensor | None) -> Tensor:
