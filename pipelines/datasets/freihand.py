@@ -39,7 +39,7 @@ class Freihand:
         kinds = [kind for kind in SHAPES if kind != "mano" or config.mano_model is not None]
         for kind in kinds:
             if not self.files.exists(self._json(kind)):
-                hint = "; its owners publish it since 2022 in a separate zip" if split == "eval" else ""
+                hint = "; its owners publish it since 2022 in a separate zip" if split == "eval" and kind != "K" else ""
                 raise DataError(f"{self.files.path}: {self._json(kind)}: not found{hint}")
         self.annotations = {
             kind: load_annotations(self.files, self._json(kind), SHAPES[kind], cache, dtype=np.float64 if kind == "K" else np.float32)
