@@ -271,7 +271,7 @@ def test_scaling_image_and_hand_leaves_the_normalised_terms_alone(layer):
 
 # What may look at values: the rasteriser's lists of fragments (whose kernels are compiled, not torch), and checks made on a CPU only.
 EXEMPT = (
-    *(f"handnet/rendering/{name}.py" for name in ("checks", "rasterize", "render", "soft", "visibility")),
+    *(f"handnet/rendering/{name}.py" for name in ("checks", "measuring", "rasterize", "render", "soft", "visibility")),
     "handnet/hand/layer_checks.py",
 )
 FORBIDDEN = {"aten::_local_scalar_dense", "aten::nonzero", "aten::masked_select", "aten::is_nonzero", "aten::equal", "aten::unique_dim"}
