@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ.update(DVC_NO_ANALYTICS="1", DO_NOT_TRACK="1")
+# A shell gives what it starts in the background SIGINT ignored, and Python keeps that; tests of Ctrl-C need it answered.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several test processes share the cores: a second thread of each would mostly wait, and spin while it does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

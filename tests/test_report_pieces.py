@@ -248,6 +248,7 @@ class TruthPredictor:
         self.samples, self.config = samples, config
         self.description = SimpleNamespace(input_px=input_px, provenance={})
         self.network = SimpleNamespace(config=SimpleNamespace(texture=True))
+        self.layer = HandLayer()
 
     def predict(self, images: np.ndarray, K: np.ndarray, centers_px: object, *, score_threshold: float) -> list[list[FakePrediction]]:
         sample = min(self.samples, key=lambda sample: abs(float(sample.image.mean()) - float(images.mean())))
@@ -318,6 +319,7 @@ def test_nothing_found_leaves_the_picture_as_it_is(tmp_path: Path) -> None:
     predictor = SimpleNamespace(
         description=SimpleNamespace(input_px=64, provenance={}),
         network=SimpleNamespace(config=SimpleNamespace(texture=False)),
+        layer=HandLayer(),
         predict=lambda *_, **__: [[]],
     )
     table = PredictionTable("x", evaluation(), ShardReader(tmp_path / "set"), predictor)  # type: ignore[arg-type]
