@@ -14,7 +14,7 @@ from typing import Any
 from pipelines.config import IngestConfig, ParamsError, load_params
 from pipelines.config_datasets import PublishedConfig
 from pipelines.datasets.registry import ADAPTERS, ROOT, Dataset, find_adapter
-from pipelines.datasets.sample import HandSample
+from pipelines.datasets.sample import HandSample, SplitNotThereError
 from pipelines.shards.build import DamagedSample, Plan, build_shards
 from pipelines.shards.leaks import check_disjoint
 from pipelines.shards.manifest import QUARANTINE, Counts, code_digest, load_manifest
@@ -84,7 +84,7 @@ def make_plan(name: str, config: Any, split: str, data: Path) -> Plan:
 
 
 def ingest(name: str, section: IngestConfig, *, data: Path = DATA, num_workers: int | None = None) -> list[Path]:
-    """Make every split of dataset `name`; the folders written.
+    """Make every split of dataset `name` that the copy has; the folders written.
 
     ParamsError if params.yaml has no such dataset. DataError if it cannot be read, if more of it is damaged than its
     max_quarantined allows, or if two splits share a source frame.
@@ -95,13 +95,22 @@ def ingest(name: str, section: IngestConfig, *, data: Path = DATA, num_workers: 
     if config is None:
         raise ParamsError(f"params.yaml: ingest.{name}: missing, and it is the dataset to ingest")
     folders: list[Path] = []
+    missing: list[SplitNotThereError] = []
     for split in ADAPTERS[name].splits(config):
-        plan = make_plan(name, config, split, data)
+        try:
+            plan = make_plan(name, config, split, data)
+        except SplitNotThereError as error:
+            print(f"{data / 'ingest' / name / split}: not made, since this copy does not have it: {error}", file=sys.stderr)
+            missing.append(error)
+            shutil.rmtree(data / "ingest" / name / split, ignore_errors=True)  # of another copy
+            continue
         made = build_shards(plan, num_workers=num_workers, description=f"ingest {name}/{split}")
         manifest = load_manifest(plan.target)
         aside = f", {manifest.num_quarantined:,} set aside in {QUARANTINE}" if manifest.num_quarantined else ""
         print(f"{plan.target}: {manifest.num_samples:,} samples{aside}{'' if made else ', unchanged'}", file=sys.stderr)
         folders.append(plan.target)
+    if not folders:
+        raise missing[0]
     check_disjoint(folders)
     shutil.rmtree(work_folder(name, data), ignore_errors=True)
     return folders

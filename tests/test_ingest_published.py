@@ -210,6 +210,27 @@ def test_every_sample_damaged_leaves_an_empty_split(ho3d, tmp_path):
     assert ShardReader(train).manifest.num_quarantined == 4
 
 
+# --- partial copies -------------------------------------------------------------------------------------------------
+
+
+def test_a_copy_without_evaluation_labels_gives_the_other_splits(freihand, tmp_path, capfd):
+    stage.ingest("freihand", freihand_section(freihand), data=tmp_path / "data", num_workers=1)
+    (freihand / "evaluation_xyz.json").unlink()
+    folders = stage.ingest("freihand", freihand_section(freihand), data=tmp_path / "data", num_workers=1)
+    assert [folder.name for folder in folders] == ["train"]
+    assert "freihand/eval: not made, since this copy does not have it: " in capfd.readouterr().err
+    assert not (tmp_path / "data/ingest/freihand/eval").exists()
+    (freihand / "training_verts.json").unlink()  # a split that is there in part only
+    with pytest.raises(DataError, match=r"training_verts\.json: not found$"):
+        stage.ingest("freihand", freihand_section(freihand), data=tmp_path / "other", num_workers=1)
+
+
+def test_a_copy_without_its_training_part_gives_evaluation(ho3d, tmp_path):
+    (ho3d / "train.txt").unlink()
+    folders = stage.ingest("ho3d", ho3d_section(ho3d), data=tmp_path / "data", num_workers=1)
+    assert [folder.name for folder in folders] == ["eval"]
+
+
 # --- leaks ----------------------------------------------------------------------------------------------------------
 
 

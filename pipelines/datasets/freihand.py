@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pipelines.config_datasets import FreihandConfig
 from pipelines.datasets.annotations import checked, load_annotations
 from pipelines.datasets.masks import hand_box
-from pipelines.datasets.sample import NUM_VERTICES, DataError, HandLabel, HandSample
+from pipelines.datasets.sample import NUM_VERTICES, DataError, HandLabel, HandSample, SplitNotThereError
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.splits import held_out
 
@@ -31,7 +31,10 @@ class Freihand:
     """
 
     def __init__(self, config: FreihandConfig, split: str, cache: Path) -> None:
-        """DataError if the data is missing or its files disagree in length. `cache`: folder for converted annotations."""
+        """DataError if its files are missing or disagree in length, SplitNotThereError if only the split's are missing.
+
+        `cache`: folder for converted annotations.
+        """
         if split not in ("train", "val", "eval"):
             raise ValueError(f"split: expected 'train', 'val' or 'eval', got {split!r}")
         self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
@@ -40,7 +43,8 @@ class Freihand:
         for kind in kinds:
             if not self.files.exists(self._json(kind)):
                 hint = "; its owners publish it since 2022 in a separate zip" if split == "eval" and kind != "K" else ""
-                raise DataError(f"{self.files.path}: {self._json(kind)}: not found{hint}")
+                not_there = SplitNotThereError if split == "eval" or kind == "K" else DataError
+                raise not_there(f"{self.files.path}: {self._json(kind)}: not found{hint}")
         self.annotations = {
             kind: load_annotations(self.files, self._json(kind), SHAPES[kind], cache, dtype=np.float64 if kind == "K" else np.float32)
             for kind in kinds

@@ -16,7 +16,7 @@ from handnet.hand.plain_pickle import parse_plain_pickle
 from handnet.skeleton import HO3D_TO_STD
 from pipelines.config_datasets import Ho3dConfig
 from pipelines.datasets.masks import hand_box, mesh_mask, skeleton_mask
-from pipelines.datasets.sample import NUM_KEYPOINTS, DataError, HandLabel, HandSample
+from pipelines.datasets.sample import NUM_KEYPOINTS, DataError, HandLabel, HandSample, SplitNotThereError
 from pipelines.datasets.source_files import SourceFiles
 
 MARKERS = ("train.txt", "evaluation.txt")
@@ -131,8 +131,10 @@ class Ho3d:
 
 
 def read_frames(files: SourceFiles, part: str) -> list[str]:
-    """The part's list of frames, "SEQUENCE/FRAME". DataError names the line that is none."""
+    """The part's list of frames, "SEQUENCE/FRAME". DataError names the line that is none, SplitNotThereError a list that is missing."""
     listing = f"{part}.txt"
+    if not files.exists(listing):
+        raise SplitNotThereError(f"{files.path}: {listing}: not found")
     frames = files.read(listing).decode("utf-8", "replace").split()
     for number, frame in enumerate(frames):
         if frame.count("/") != 1 or ".." in frame:

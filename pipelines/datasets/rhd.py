@@ -15,7 +15,7 @@ from handnet.hand.plain_pickle import parse_plain_pickle
 from handnet.skeleton import NUM_KEYPOINTS, RHD_TO_STD, SIDES
 from pipelines.config_datasets import RhdConfig
 from pipelines.datasets.masks import hand_box
-from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample
+from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample, SplitNotThereError
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.splits import held_out
 from pipelines.datasets.tables import converted, read_rows
@@ -34,13 +34,15 @@ class Rhd:
     """One split. The hand with the larger mask comes first, as the owners' own protocol has it."""
 
     def __init__(self, config: RhdConfig, split: str, cache: Path) -> None:
-        """DataError if the data is missing or its pickle cannot be read. `cache`: folder for converted annotations."""
+        """DataError if its pickle cannot be read, SplitNotThereError if it is missing. `cache`: folder for converted annotations."""
         if split not in PARTS:
             raise ValueError(f"split: expected one of {list(PARTS)}, got {split!r}")
         self.files = SourceFiles(config.path, MARKERS, folders=FOLDERS, cache=cache)
         self.part = PARTS[split]
         self.min_keypoints = config.min_keypoints
         self.pickle = annotation_name(self.part)
+        if not self.files.exists(self.pickle):
+            raise SplitNotThereError(f"{self.files.path}: {self.pickle}: not found")
         folder = load_pickle(self.files, self.part, cache)
         self.ids = read_rows(folder, "ids")
         self.annotations = {field: read_rows(folder, field) for field in FIELDS}

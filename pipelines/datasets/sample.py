@@ -29,6 +29,7 @@ __all__ = [
     "DataError",
     "HandLabel",
     "HandSample",
+    "SplitNotThereError",
     "affine_matrix",
     "as_affine",
     "mirror_affine",
@@ -55,6 +56,10 @@ _IDENTITY = np.eye(3)
 
 class DataError(ValueError):
     """Data that cannot be used: the message names the file (and the field or member), what was expected and what came."""
+
+
+class SplitNotThereError(DataError):
+    """A split of which this copy has nothing; the others can be used without it."""
 
 
 def _array(name: str, value: object, shape: tuple[int, ...], dtype: type) -> NDArray:
