@@ -1,67 +1,157 @@
-"""Scenes composed per second of CPU time on one core, and the part of it that decoding and encoding alone would take.
+"""Composition beside its codec floor: the same sources decoded whole, the same scenes encoded, by the same codecs on the same core.
 
-python benchmarks/compose.py [FOLDER OF SINGLE-HAND SHARDS] [--scenes N] [--canvas PX]
+    python benchmarks/compose.py [--source SHARDS] [--canvas PX] [--scenes N] [--rounds N] [--wall N]
+
+Both sides do the same scenes in turn, a few at a time; the least CPU time of the rounds counts for each few, since other work on the
+machine only ever adds to it. Then scenes are written by one process and by two, and memory is looked at on the way.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import resource
 import sys
+import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
+import numpy as np
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from hand_shards import describe, make_shards  # noqa: E402
+
+from pipelines.compose import make_plan  # noqa: E402
 from pipelines.composition.engine import SceneComposer  # noqa: E402
-from pipelines.config import load_params  # noqa: E402
-from pipelines.shards import ShardReader, schema  # noqa: E402
+from pipelines.config import SceneSetConfig, load_params  # noqa: E402
+from pipelines.shards import schema  # noqa: E402
+from pipelines.shards.build import build_shards  # noqa: E402
+
+FEW = 6
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("source", nargs="?", default="data/ingest/procedural/train")
-    parser.add_argument("--scenes", type=int, default=200)
-    parser.add_argument("--canvas", type=int, default=256)
+    parser.add_argument("--source", type=Path, help="folder DATA/ingest/procedural/train; made if it is not given")
+    parser.add_argument("--canvas", type=int, default=512)
+    parser.add_argument("--min-hands", type=int, default=3, help="least number of hands of a scene that has any")
+    parser.add_argument("--scenes", type=int, default=120)
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--wall", type=int, default=600, help="scenes written by one process and by two; 0: none")
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
-    manifest = ShardReader(arguments.source).manifest
-    base = load_params(ROOT / "params.yaml").compose.train
-    scale = arguments.canvas / base.canvas_px
-    sizes = (round(base.hand_px[0] * scale), round(base.hand_px[1] * scale))
-    changes = {"source": manifest.dataset, "split": manifest.split, "canvas_px": arguments.canvas, "hand_px": sizes}
-    composer = SceneComposer(base.model_copy(update=changes), arguments.source)
-    for index in range(10):  # caches, header scans
-        schema.encode_sample(composer.sample(index), base.jpeg_quality)
+    with tempfile.TemporaryDirectory() as folder:
+        source = arguments.source or make_shards(Path(folder))
+        config = scene_config(arguments.canvas, arguments.min_hands, arguments.wall or 1)
+        measure_floor(config, source, arguments.scenes, arguments.rounds)
+        measure_memory(config, source)
+        if arguments.wall:
+            measure_writing(config, source, Path(folder))
 
-    started = time.process_time()
-    scenes = [composer.sample(index) for index in range(arguments.scenes)]
-    composed = time.process_time() - started
-    started = time.process_time()
-    for scene in scenes:
-        schema.encode_sample(scene, base.jpeg_quality)
-    encoded = time.process_time() - started
 
-    # the floor: the same images decoded and encoded, and nothing else
-    num_layers = sum(int(n) * count for scene in range(arguments.scenes) for n, count in composer.counts(scene)["hands_pasted"].items())
-    members = [composer.reader.read_members(i % len(composer.reader), ("jpg", "mask.png")) for i in range(num_layers)]
-    started = time.process_time()
-    for member in members:
-        schema.decode_image(member["jpg"])
-        schema.decode_mask(member["mask.png"])
-    for scene in scenes:
-        schema.encode_jpeg(scene.image, base.jpeg_quality)
-        if scene.mask is not None:
-            schema.encode_mask(scene.mask)
-    floor = time.process_time() - started
+def scene_config(canvas_px: int, min_hands: int, num_scenes: int) -> SceneSetConfig:
+    """The demo's, at the paper's sizes for the canvas."""
+    base = load_params(ROOT / "pipelines/presets/demo.yaml").compose.train.model_dump()
+    sizes = (round(96 * canvas_px / 512), round(320 * canvas_px / 512))
+    changes = {"canvas_px": canvas_px, "hand_px": sizes, "min_hands": min_hands, "num_scenes": num_scenes, "scenes_per_shard": 50}
+    return SceneSetConfig(**{**base, **changes})
 
-    count = arguments.scenes
-    print(f"{count} scenes of {arguments.canvas} px, {num_layers / count:.1f} hands pasted each, one core")
-    print(f"compose          {count / composed:7.1f} scenes/s")
-    print(f"compose + encode {count / (composed + encoded):7.1f} scenes/s")
-    print(f"codec floor      {count / floor:7.1f} scenes/s")
+
+def measure_floor(config: SceneSetConfig, source: Path, num_scenes: int, rounds: int) -> None:
+    composer = SceneComposer(config, source)
+    used = [sources_of(composer, index) for index in range(num_scenes)]
+    scenes = [composer.sample(index) for index in range(num_scenes)]
+    encoded = [[composer.reader.read_members(i, (schema.IMAGE, schema.MASK)) for i in indices] for indices in used]
+
+    def compose(index: int) -> None:
+        schema.encode_sample(composer.sample(index), config.jpeg_quality)
+
+    def jpeg_floor(index: int) -> None:
+        for member in encoded[index]:
+            schema.decode_image(member[schema.IMAGE])
+        schema.encode_jpeg(scenes[index].image, config.jpeg_quality)
+
+    def floor(index: int) -> None:
+        jpeg_floor(index)
+        for member in encoded[index]:
+            schema.decode_mask(member[schema.MASK])
+        schema.encode_mask(scenes[index].mask)
+
+    took = least_times({"compose": compose, "floor": floor, "jpeg": jpeg_floor}, num_scenes, rounds)
+    hands = np.mean([len(scene.hands) for scene in scenes])
+    print(f"sources: {describe(composer.reader)}")
+    decoded = np.mean([len(indices) for indices in used])
+    print(f"scenes of {config.canvas_px} px: {hands:.2f} hands each, {decoded:.2f} sources decoded for one")
+    print(f"compose and encode             {took['compose'] * 1e3:6.2f} ms a scene, {1 / took['compose']:6.1f} scenes/s on one core")
+    print(f"codec floor, images and masks  {took['floor'] * 1e3:6.2f} ms: compose takes {took['compose'] / took['floor']:.2f} x as long")
+    print(f"codec floor, images alone      {took['jpeg'] * 1e3:6.2f} ms: compose takes {took['compose'] / took['jpeg']:.2f} x as long")
+
+
+def sources_of(composer: SceneComposer, index: int) -> list[int]:
+    """Which samples a scene is made of, in the order they are decoded in."""
+    read, used = composer.reader.read, []
+
+    def spy(sample: int, **options: Any) -> Any:
+        used.append(sample)
+        return read(sample, **options)
+
+    composer.reader.read = spy  # type: ignore[method-assign]
+    composer.sample(index)
+    del composer.reader.read
+    return used
+
+
+def least_times(functions: dict[str, Callable[[int], None]], count: int, rounds: int) -> dict[str, float]:
+    """Seconds of CPU time per index, of each function over 0 .. count - 1."""
+    least: dict[tuple[str, int], float] = {}
+    for _ in range(rounds):
+        for start in range(0, count, FEW):
+            for name, function in functions.items():
+                started = time.thread_time()
+                for index in range(start, min(start + FEW, count)):
+                    function(index)
+                took = time.thread_time() - started
+                least[name, start] = min(took, least.get((name, start), took))
+    return {name: sum(took for (key, _), took in least.items() if key == name) / count for name in functions}
+
+
+def measure_writing(config: SceneSetConfig, source: Path, folder: Path) -> None:
+    """Whole shards, with their labels and checksums, as the stage writes them."""
+    data = source.parents[2]
+    took: dict[int, list[float]] = {1: [], 2: []}
+    for round_ in range(3):
+        for workers in took:
+            plan = make_plan("train", config, data)
+            plan = replace(plan, target=folder / f"{round_}-{workers}", work=folder / f"{round_}-{workers}.partial")
+            started = time.perf_counter()
+            build_shards(plan, num_workers=workers, description=f"{workers} process{'es' if workers > 1 else ''}")
+            took[workers].append(time.perf_counter() - started)
+    one, two = (config.num_scenes / min(took[workers]) for workers in (1, 2))
+    print(f"written to shards: {one:.1f} scenes/s by one process, {two:.1f} by two ({two / one:.2f} x), their start included")
+
+
+def measure_memory(config: SceneSetConfig, source: Path) -> None:
+    """Peak of a process that does nothing else, as it goes on."""
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=print_memory, args=(config, source))
+    process.start()
+    process.join()
+
+
+def print_memory(config: SceneSetConfig, source: Path) -> None:
+    composer = SceneComposer(config, source)
+    done = 0
+    for count in (50, 200, 800):
+        for index in range(done, count):
+            schema.encode_sample(composer.sample(index), config.jpeg_quality)
+        done = count
+        print(f"memory of a process after {count} scenes: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB at the most")
 
 
 if __name__ == "__main__":

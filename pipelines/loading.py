@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from handnet.batch import HandBatch
-from handnet.centers import CenterDefinition, hand_centers
-from pipelines.augment import View, fixed_view, jitter_color, random_view, warp_image, warp_mask, warp_vectors
+from handnet.centers import CenterDefinition
+from handnet.skeleton import ROOT
+from pipelines.augment import PLAIN_TONE, View, apply_tone, fixed_view, random_tone, random_view, warp_image, warp_mask, warp_vectors
 from pipelines.config import StageConfig
 from pipelines.datasets.sample import MASK_IGNORE, HandLabel, HandSample, transform_box, transform_points
 from pipelines.shards import ShardReader, schema
@@ -44,23 +45,26 @@ class TrainingBatches(Dataset[HandBatch]):
         return self.config.steps
 
     def __getitem__(self, step: int) -> HandBatch:
-        return collate([self._sample(position) for position in self._positions(step)])
+        return collate([self._sample(*place) for place in self._places(step)])
 
     def in_parts(self, step: int, size: int) -> list[HandBatch]:
         """The same batch in parts of `size` images, the last one smaller where it must be."""
-        positions = self._positions(step)
-        return [collate([self._sample(p) for p in positions[i : i + size]]) for i in range(0, len(positions), size)]
+        places = self._places(step)
+        return [collate([self._sample(*place) for place in places[i : i + size]]) for i in range(0, len(places), size)]
 
-    def _positions(self, step: int) -> list[int]:
-        """Places of this rank's images in the sequence of all: dealt out one by one, those with a mask first.
+    def _places(self, step: int) -> list[tuple[int, bool]]:
+        """This rank's images: places in the sequence of all, dealt out one by one, those with a mask first; and whose mask is read.
 
-        The terms that draw hands look at a batch's first images with a mask, so these are spread over the ranks.
+        The terms that draw hands look at a batch's first images with a mask, so these are spread over the ranks; the masks of
+        others would be decoded for nothing.
         """
         if step >= self.config.steps:
             raise IndexError(step)
         batch = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
         in_order = sorted(batch, key=lambda position: not self.reader.has_member(self._index(position), schema.MASK))
-        return in_order[self.rank :: self.world_size]
+        loss = self.config.loss
+        num_drawn = loss.render_images if loss.photometric or loss.silhouette else 0
+        return [(position, place < num_drawn) for place, position in enumerate(in_order)][self.rank :: self.world_size]
 
     def _index(self, position: int) -> int:
         """Which sample stands at a place of the sequence: every epoch has its own order."""
@@ -69,20 +73,22 @@ class TrainingBatches(Dataset[HandBatch]):
             self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.reader))
         return int(self._order[1][place])
 
-    def _sample(self, position: int) -> Example:
+    def _sample(self, position: int, mask: bool) -> Example:
         rng = np.random.default_rng([self.seed, 1, position])
         full = self.config.supervision == "3d"
-        sample = self.reader.read(self._index(position), labels_3d=full)
+        sample = self.reader.read(self._index(position), labels_3d=full, mask=mask)
         center = view_center(sample, self.config.center, self.whole_image)
         view = random_view(sample, self.config.input_px, center, self.config.augment, rng)
         return make_example(sample, view, self.config.input_px, color=self.config.augment.color, rng=rng)
 
 
 class Example:
-    """One warped sample: arrays of its hands that are still inside the input."""
+    """One warped sample: arrays of its hands that are still inside the input. tone (3,256): what becomes of its colours, 0..1."""
 
-    def __init__(self, key: str, image: NDArray[np.uint8], mask: NDArray[np.uint8] | None, K: NDArray[np.float64]):
-        self.key, self.image, self.mask, self.K = key, image, mask, K
+    def __init__(
+        self, key: str, image: NDArray[np.uint8], tone: NDArray[np.float32], mask: NDArray[np.uint8] | None, K: NDArray[np.float64]
+    ):
+        self.key, self.image, self.tone, self.mask, self.K = key, image, tone, mask, K
         self.side: list[int] = []
         self.keypoints_px: list[NDArray[np.float32]] = []
         self.visible: list[NDArray[np.float32]] = []
@@ -100,19 +106,20 @@ def view_center(sample: HandSample, definition: CenterDefinition, whole_image: b
 
 
 def label_center(hand: HandLabel, definition: CenterDefinition = "keypoints") -> NDArray[np.float64]:
-    """(2,) centre of a labelled hand in its image's pixels."""
-    keypoints = torch.from_numpy(hand.keypoints_px)[None]
-    visible = torch.from_numpy(hand.visible.astype(np.float32))[None]
-    return hand_centers(keypoints, visible, definition)[0].numpy().astype(np.float64)
+    """(2,) centre of a labelled hand in its image's pixels: `hand_centers` of one hand, without the time that tensors take."""
+    if definition == "root":
+        return hand.keypoints_px[ROOT].astype(np.float64)
+    points = hand.keypoints_px[hand.visible] if hand.visible.any() else hand.keypoints_px
+    center = points.mean(0) if definition == "keypoints" else (points.min(0) + points.max(0)) / 2
+    return center.astype(np.float64)
 
 
 def make_example(sample: HandSample, view: View, input_px: int, *, color: float = 0.0, rng: np.random.Generator | None = None) -> Example:
     """Image and labels under a view. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored."""
     image = warp_image(sample.image, view.affine, input_px)
-    if rng is not None:
-        image = jitter_color(image, color, rng)
+    tone = PLAIN_TONE if rng is None else random_tone(color, rng)
     mask = None if sample.mask is None else warp_mask(sample.mask, view.affine, input_px)
-    example = Example(sample.key, image, mask, view.K)
+    example = Example(sample.key, image, tone, mask, view.K)
     mask_value = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the sample -> in the example
     mask_value[0] = 0
     for i, hand in enumerate(sample.hands):
@@ -154,12 +161,15 @@ def collate(examples: list[Example]) -> HandBatch:
             return None, there
         return torch.from_numpy(np.stack([np.zeros(shape, np.float32) if row is None else row for row in rows])), there
 
-    image = torch.from_numpy(np.stack([e.image for e in examples])).permute(0, 3, 1, 2).float() / 255
+    image = torch.empty(len(examples), *examples[0].image.shape)
+    for example, pixels in zip(examples, image.numpy(), strict=True):
+        apply_tone(example.image, example.tone, pixels)
+    image = image.permute(0, 3, 1, 2)  # channels last in memory
     masks = [e.mask for e in examples]
     keypoints_m, has_keypoints_m = flat_3d("keypoints_m", (21, 3))
     vertices_m, has_vertices_m = flat_3d("vertices_m", (778, 3))
     return HandBatch(
-        image=image.contiguous(memory_format=torch.channels_last),
+        image=image,
         K=torch.from_numpy(np.stack([e.K for e in examples]).astype(np.float32)),
         mask=_stack_masks(masks, image.shape[-2:]),
         has_mask=torch.tensor([mask is not None for mask in masks], dtype=torch.bool),

@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
+import torch
 from fake_hands import make_crops, make_scenes, project, write_shards
 
 import pipelines.loading as loading
-from pipelines.augment import fixed_view, jitter_color, random_view, warp_image, warp_vectors
+from handnet.centers import hand_centers
+from pipelines.augment import apply_tone, fixed_view, random_tone, random_view, warp_image, warp_vectors
 from pipelines.config import AugmentConfig, load_params
 from pipelines.datasets.sample import HandSample, transform_points
 from pipelines.loading import TrainingBatches, collate, crop_sample, label_center, make_example
@@ -62,10 +65,44 @@ def test_fixed_view_centres_the_hand_and_keeps_the_scale(crops):
     np.testing.assert_allclose(project(K, sample.hands[0].keypoints_m), moved, atol=2e-3)
 
 
-def test_colour_jitter_of_zero_changes_nothing(crops):
-    image = crops[0].image
-    assert jitter_color(image, 0.0, np.random.default_rng(0)) is image
-    assert (jitter_color(image, 0.5, np.random.default_rng(0)) != image).any()
+@pytest.mark.parametrize("definition", ["keypoints", "box", "root"])
+@pytest.mark.parametrize("visible", [np.ones(21, bool), np.arange(21) % 3 > 0, np.zeros(21, bool)])
+def test_the_centre_of_one_hand_is_that_of_many(crops, definition, visible):
+    hand = crops[0].hands[0].seen(visible)
+    many = hand_centers(torch.from_numpy(hand.keypoints_px)[None], torch.from_numpy(visible.astype(np.float32))[None], definition)
+    np.testing.assert_allclose(label_center(hand, definition), many[0].numpy(), rtol=1e-5)
+
+
+def test_colours_change_by_their_channels_curves():
+    image = np.random.default_rng(0).integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    for tone in (random_tone(0.5, np.random.default_rng(0)), random_tone(0.0, np.random.default_rng(0))):
+        out = np.empty((5, 6, 3), np.float32)
+        apply_tone(image, tone, out)
+        for i in range(5):
+            for j in range(6):
+                np.testing.assert_array_equal(out[i, j], [tone[c, image[i, j, c]] for c in range(3)])
+    np.testing.assert_array_equal(out, image.astype(np.float32) / 255)  # no jitter
+    tones = np.stack([random_tone(0.3, np.random.default_rng(i)) for i in range(200)])
+    assert tones.min() == 0
+    assert tones.max() == 1
+    assert (np.diff(tones, axis=-1) >= 0).all()
+    assert 0.1 < tones[:, :, 128].std() < 0.3
+    assert (tones[:, 0] != tones[:, 1]).any()
+
+
+@pytest.mark.parametrize("size", [(40, 60), (9, 7)])
+def test_a_warp_is_opencvs_with_a_reflected_border(size):
+    rng = np.random.default_rng(1)
+    image = rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+    for scale in (0.05, 0.3, 1.0, 4.0):
+        angle = rng.uniform(-3, 3)
+        affine = scale * np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0]])
+        affine[:, 2] = rng.uniform(-10, 40, 2)
+        centers = affine.copy()
+        centers[:, 2] += affine[:, :2] @ [0.5, 0.5] - 0.5
+        expected = cv2.warpAffine(image, centers, (50, 50), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+        difference = np.abs(warp_image(image, affine, 50).astype(int) - expected)
+        assert difference.max() <= 1
 
 
 def test_a_hand_whose_centre_leaves_the_input_is_dropped():

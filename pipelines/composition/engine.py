@@ -19,7 +19,7 @@ from pipelines.shards import ShardReader
 from pipelines.shards.manifest import Counts
 
 MAX_GAIN = 1.4  # colours are matched lightly: never by more than this factor, up or down
-LIGHT_STEP = 4  # every so many pixels are looked at for an image's mean colour
+LIGHT_STEP = 8  # every so many pixels are looked at for an image's mean colour
 MAX_DRAWS = 20  # samples to look at for one with a hand
 
 

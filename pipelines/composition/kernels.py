@@ -52,10 +52,13 @@ def carry_outward(pixels: NDArray[np.uint32], known: NDArray[np.uint8], reach: i
     height, width = known.shape
     rows = np.empty(known.size, np.int32)
     columns = np.empty(known.size, np.int32)
+    edge = np.zeros(width, np.uint8)
     end = 0
     for i in range(1, height - 1):
         for j in range(1, width - 1):
-            if known[i, j] != 0 and (known[i - 1, j] & known[i + 1, j] & known[i, j - 1] & known[i, j + 1]) == 0:
+            edge[j] = known[i, j] & ~(known[i - 1, j] & known[i + 1, j] & known[i, j - 1] & known[i, j + 1])
+        for j in range(1, width - 1):
+            if edge[j] != 0:
                 rows[end], columns[end] = i, j
                 end += 1
     for i in range(height):  # a fence: nothing is carried beyond it
@@ -141,3 +144,21 @@ def mean_color(image: NDArray[np.uint8], step: int) -> tuple[float, float, float
             blue += image[i, j, 2]
             count += 1
     return red / count, green / count, blue / count
+
+
+@numba.njit(cache=True, nogil=True)
+def spread(mask: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
+    """Fill out (H,W) with a mask (h,w) at its size: each pixel with the value of the source pixel that its centre lies in."""
+    height, width = out.shape
+    columns = np.empty(width, np.uint32)
+    for j in range(width):
+        columns[j] = (2 * j + 1) * mask.shape[1] // (2 * width)
+    last = -1
+    for i in range(height):
+        row = (2 * i + 1) * mask.shape[0] // (2 * height)
+        if row == last:
+            out[i] = out[i - 1]
+        else:
+            for j in range(width):
+                out[i, j] = mask[row, columns[j]]
+        last = row

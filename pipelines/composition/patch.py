@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.composition.kernels import clean_edge
+from pipelines.composition.kernels import clean_edge, spread
 from pipelines.composition.layout import Square
 from pipelines.datasets.sample import MASK_IGNORE, DoubleArray, HandLabel, HandSample
 
@@ -71,6 +71,12 @@ def reduction_factor(side: int, size_px: int) -> int:
     return max(side // size_px, 1)
 
 
+def resize_reach(side: int, size_px: int) -> int:
+    """How far apart, at the most, the pixels of a square are that `_resize` mixes into one."""
+    factor = reduction_factor(side, size_px)
+    return 1 if factor == 1 else 2 * factor
+
+
 def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feather_px: float, gain: NDArray[np.float64]) -> Patch:
     """Hand number `hand` of `sample`, without its background, scaled into `square` of the canvas.
 
@@ -85,7 +91,7 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     scale = square.side / side
     pixels = np.zeros((side, side, 4), np.uint8)
     if box is not None:
-        _draw_hand(pixels, sample.image, mask, box, (x0, y0), feather_px / scale, reduction_factor(side, square.side))
+        _draw_hand(pixels, sample.image, mask, box, (x0, y0), feather_px / scale, resize_reach(side, square.side))
     if flip:
         pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
         x0 = sample.width_px - x0 - side
@@ -112,18 +118,18 @@ def _draw_hand(
     box: Box,
     corner: tuple[int, int],
     feather_px: float,
-    resize_reach: int,
+    mixed_px: int,
 ) -> None:
     """Draw the hand of `image` under `mask`, 0 or 255, and in `box`, into an empty square (side,side,4) that begins at `corner`.
 
     All in the source's pixels. The colours go on as far beyond the hand as its edge has any opacity once it is resized, which
-    mixes pixels up to `resize_reach` apart.
+    mixes pixels up to `mixed_px` apart.
     """
     # a mask's edge is a staircase of whole pixels, which shows where it is enlarged, so it is blurred by half a pixel at least
     sigma = math.hypot(feather_px / 2, 0.5) if feather_px else 0.0
     radius = round(2 * sigma)
     side = square.shape[0]
-    reach = radius + 2 * resize_reach + 1
+    reach = 1 + radius + mixed_px
     around = reach + 2
     left, top = max(box[0] - around, corner[0]), max(box[1] - around, corner[1])
     right, bottom = min(box[2] + around, corner[0] + side), min(box[3] + around, corner[1] + side)
@@ -191,6 +197,6 @@ def whole_image(sample: HandSample, canvas_px: int, offset: float, *, flip: bool
 
 def resize_mask(mask: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """(height,width): of each pixel the value of the source pixel that its centre lies in."""
-    rows = (2 * np.arange(height) + 1) * mask.shape[0] // (2 * height)
-    columns = (2 * np.arange(width) + 1) * mask.shape[1] // (2 * width)
-    return np.asarray(mask.take(columns, axis=1).take(rows, axis=0), np.uint8)
+    out = np.empty((height, width), np.uint8)
+    spread(mask, out)
+    return out
