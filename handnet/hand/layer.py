@@ -56,6 +56,7 @@ class HandLayer(nn.Module):
         self._add("blend", np.concatenate([blend_matrix(model, side) for side in sides]))
         self.own_weights = not self.mirrored and not np.array_equal(model.weights[0], model.weights[1])
         self._add("weights", np.concatenate([model.weights[side].T for side in (sides if self.own_weights else (1,))]))
+        self._add("still", np.eye(4)[1:, :, None])
         self._add("side_table", _MIRROR if self.mirrored else np.eye(2))
         self._add("turn_table", (_MIRROR[:, :, None] * _MIRROR[:, None])[:, None])
         regressor = model.J_regressor
@@ -71,6 +72,7 @@ class HandLayer(nn.Module):
 
     blend: Tensor
     weights: Tensor
+    still: Tensor
     side_table: Tensor
     turn_table: Tensor
     J_regressor: Tensor
@@ -182,12 +184,13 @@ class HandLayer(nn.Module):
     def _rig(self, side: Tensor) -> Rig:
         of_side = self.side_table[side]
         return Rig(
-            self.blend,
-            self.weights,
-            self.own_weights,
-            self.tips[0][side],
-            self.std_order,
-            self.mano_order,
+            blend=self.blend,
+            weights=self.weights,
+            own_weights=self.own_weights,
+            tips=self.tips[0][side],
+            still=self.still,
+            order=self.std_order,
+            inverse=self.mano_order,
             mirror=of_side if self.mirrored else None,
             turn=self.turn_table[side] if self.mirrored else None,
             of_side=None if self.mirrored else of_side,

@@ -27,7 +27,7 @@ from handnet.hand.skinning import (
 from handnet.rotations import Turns, rodrigues, rodrigues_gradient
 
 # Hands that a CPU skins together, so that what lies between the first product and the last fits into its cache
-PART_SIZE: Final = 32
+PART_SIZE: Final = 64
 
 
 def pose_hands(rig: Rig, root: Tensor, pose: Tensor, betas: Tensor, translation: Tensor, center: int | None) -> tuple[Tensor, Tensor]:
@@ -106,12 +106,12 @@ def _backward(
     rig: Rig, center: int | None, saved: Intermediates, g_vertices: Tensor | None, g_std: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of root, rotations, betas and translation; g_x is the gradient of what `skin_hands` calls x."""
-    root, rest, local, second, posed, world = saved
+    root, rest, local, second, posed, world, blended = saved
     num = len(root)
     g_joints = rest.new_zeros(num, NUM_JOINTS + NUM_FINGERS, 3) if g_std is None else g_std.index_select(1, rig.inverse)
     g_points = rest.new_zeros(()).expand(num, NUM_VERTICES, 3) if g_vertices is None else g_vertices
     g_rest, g_world = torch.empty_like(rest), torch.empty_like(world)
-    parts = (world, rest, rig.of_side, rig.tips, g_points, g_joints[:, NUM_JOINTS:], g_rest, g_world)
+    parts = (world, rest, blended, rig.of_side, rig.tips, g_points, g_joints[:, NUM_JOINTS:], g_rest, g_world)
     for part in in_parts_of(_part_size(rest), *parts):
         _skin_backward(rig, *part)
     g_world[:, :, 0] = g_joints[:, :NUM_JOINTS].mT
@@ -140,6 +140,7 @@ def _skin_backward(
     rig: Rig,
     world: Tensor,
     rest: Tensor,
+    blended: Tensor | None,
     of_side: Tensor | None,
     tips: Tensor,
     g_vertices: Tensor,
@@ -150,14 +151,14 @@ def _skin_backward(
     """Fills in the gradients of the surface and of what is blended of `world`."""
     surface, g_surface = (x[:, SURFACE].view(-1, 3, NUM_VERTICES) for x in (rest, g_rest))
     g = g_vertices.mT.clone(memory_format=torch.contiguous_format)
-    rows = torch.arange(len(tips), device=tips.device)[:, None]
-    g.mT.index_put_((rows, tips), g_tips, accumulate=True)
-    blended = blended_transforms(rig, world, of_side)
+    g.scatter_add_(2, tips[:, None].expand(-1, 3, -1), g_tips.mT)  # no vertex twice in a hand: the order of sums is fixed
+    blended = blended_transforms(rig, world, of_side) if blended is None else blended
     torch.mul(blended[:, 0, :3], g[:, :1], out=g_surface)
     g_surface.addcmul_(blended[:, 1, :3], g[:, 1:2]).addcmul_(blended[:, 2, :3], g[:, 2:])
-    torch.mul(surface[:, None], g[:, :, None], out=blended[:, :, :3])  # the values are done with: their gradient takes their place
-    blended[:, :, 3] = g
-    g_transforms = (blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, len(rig.weights))
+    g_blended = torch.empty_like(blended)
+    torch.mul(surface[:, None], g[:, :, None], out=g_blended[:, :, :3])
+    g_blended[:, :, 3] = g
+    g_transforms = (g_blended.view(-1, NUM_VERTICES) @ rig.weights.mT).view(len(rest), 3, 4, len(rig.weights))
     if of_side is not None and rig.own_weights:
         g_transforms = (g_transforms.view(-1, 3, 4, 2, NUM_JOINTS) * of_side[:, None, None, :, None]).sum(3)
     g_world[:, :, 1:] = g_transforms

@@ -30,6 +30,7 @@ class Rig(NamedTuple):
     weights: Tensor  # (16, 778), or (S * 16, 778) if each side has its own
     own_weights: bool  # whether each side has its own
     tips: Tensor  # (N, 5) vertex ids
+    still: Tensor  # (3, 4, 1) motion of the wrist in the root's frame: none
     order: Tensor  # (21,) std21 out of [16 joints | 5 tips]
     inverse: Tensor  # (21,) its inverse
     mirror: Tensor | None  # (N, 3), S = 1: -1 for the x of a left hand, else 1
@@ -46,6 +47,7 @@ class Intermediates(NamedTuple):
     second: Tensor  # (N * 5, 4, 4) of the second in the root's frame; that of the first is local already
     posed: Tensor  # (N, 3, 5, 16) in the root's frame: position, columns of the rotation, shift
     world: Tensor  # (N, 3, 5, 16) the same in the frame of the result
+    blended: Tensor | None  # (N, 3, 4, 778) transforms of the vertices; a batch in several parts has to find them again
 
 
 def skin_hands(
@@ -66,18 +68,18 @@ def skin_hands(
     second = torch.bmm(local[0], local[1])
     chain = torch.stack([local[0], second, torch.bmm(second, local[2])])
     fingers = chain.view(3, -1, NUM_FINGERS, 4, 4)[..., 1:, :].permute(1, 3, 4, 2, 0).reshape(-1, 3, 4, NUM_JOINTS - 1)
-    still = torch.eye(4, dtype=rest.dtype, device=rest.device)[1:, :, None].expand(rest.shape[0], 3, 4, 1)
-    motions = torch.cat([still, fingers], -1)
+    motions = torch.cat([rig.still.expand(rest.shape[0], 3, 4, 1), fingers], -1)
     rest_joints = rest[:, JOINTS].view(-1, 1, 4, NUM_JOINTS)
     posed = torch.cat([motions, (motions * rest_joints).sum(2, keepdim=True)], 2)
     world = (root @ posed.flatten(2)).view(-1, 3, 5, NUM_JOINTS)
     wrist = translation - (rest_joints[:, 0, 1:, 0] * sign(rig) if center is None else world[:, :, 0, center])
     world[:, :, ::4] += wrist[:, :, None, None]
     parts = [_skin(rig, *part) for part in in_parts_of(part_size, world, rest, rig.of_side)]
-    points = parts[0] if len(parts) == 1 else torch.cat(parts)
-    tips = points.gather(2, rig.tips[:, None].expand(-1, 3, -1))
-    joints = torch.cat([world[:, :, 0].transpose(1, 2), tips.transpose(1, 2)], 1).index_select(1, rig.order)
-    return (points.transpose(1, 2).contiguous(), joints), Intermediates(root, rest, local, second, posed, world)
+    vertices = torch.cat([points.transpose(1, 2) for points, _ in parts])
+    tips = vertices.gather(1, rig.tips[..., None].expand(-1, -1, 3))
+    joints = torch.cat([world[:, :, 0].transpose(1, 2), tips], 1).index_select(1, rig.order)
+    blended = parts[0][1] if len(parts) == 1 else None
+    return (vertices, joints), Intermediates(root, rest, local, second, posed, world, blended)
 
 
 def sign(rig: Rig) -> Tensor | float:
@@ -95,11 +97,11 @@ def in_parts_of(size: int | None, *tensors: Tensor | None) -> Iterator[tuple[Any
         yield tuple(None if x is None else x[start : start + size] for x in tensors)
 
 
-def _skin(rig: Rig, world: Tensor, rest: Tensor, of_side: Tensor | None) -> Tensor:
-    """Posed vertices (N, 3, 778): vertices run along the last axis, so that every sum is long and vectorised."""
+def _skin(rig: Rig, world: Tensor, rest: Tensor, of_side: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Posed vertices (N, 3, 778), which run along the last axis, so that every sum is long and vectorised; and their transforms."""
     blended, surface = blended_transforms(rig, world, of_side), rest[:, None, SURFACE].view(-1, 1, 3, NUM_VERTICES)
     x = torch.addcmul(blended[:, :, 3], blended[:, :, 0], surface[:, :, 0])
-    return x.addcmul_(blended[:, :, 1], surface[:, :, 1]).addcmul_(blended[:, :, 2], surface[:, :, 2])
+    return x.addcmul_(blended[:, :, 1], surface[:, :, 1]).addcmul_(blended[:, :, 2], surface[:, :, 2]), blended
 
 
 def blended_transforms(rig: Rig, world: Tensor, of_side: Tensor | None) -> Tensor:
