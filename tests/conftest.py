@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 
+import pytest
 from jaxtyping import install_import_hook
 
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -19,3 +20,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # This must come before anything imports handnet.
 CHECKED = ["handnet.losses", "handnet.network", "handnet.centers", "handnet.task", "handnet.camera"]
 install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture
+def no_mano(monkeypatch, tmp_path):
+    """A cache and a current folder of the test's own, and no MANO set."""
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("HANDNET_MANO", raising=False)

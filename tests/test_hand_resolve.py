@@ -20,13 +20,7 @@ def chumpy(monkeypatch):
     return fake_chumpy(monkeypatch)
 
 
-@pytest.fixture(autouse=True)
-def elsewhere(monkeypatch, tmp_path):
-    """A cache and a current folder of the test's own, and no MANO set."""
-    (tmp_path / "here").mkdir()
-    monkeypatch.chdir(tmp_path / "here")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("HANDNET_MANO", raising=False)
+pytestmark = pytest.mark.usefixtures("no_mano")
 
 
 @pytest.fixture

@@ -106,6 +106,7 @@ def _by_value(function: Callable) -> Any:
     """The function as one that pickles as a whole, not as the name of a module that workers cannot import."""
     cloudpickle.register_pickle_by_value(remote)
     try:
+        # a copy made from bytes of this process's own, before anything is sent: it carries its code along when Dask pickles it
         return cloudpickle.loads(cloudpickle.dumps(function))
     finally:
         cloudpickle.unregister_pickle_by_value(remote)
