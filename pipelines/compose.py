@@ -1,6 +1,7 @@
 """Stage entry point: python -m pipelines.compose train|eval. Composes scenes of several hands from single ones.
 
-Reads params section compose.SET and the shards of data/ingest/SOURCE/SPLIT, writes data/scenes/SET; resumable.
+Reads params section compose.SET and the shards of data/ingest/SOURCE/SPLIT, writes data/scenes/SET, resumable, and what they look like
+for people, data/scene_reports/SET.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.composition.backgrounds import list_images
-from pipelines.composition.engine import SceneComposer
+from pipelines.composition.engine import PLACES, SceneComposer
 from pipelines.config import ComposeConfig, SceneSetConfig, load_params
 from pipelines.shards.build import Plan, build_shards
 from pipelines.shards.leaks import check_disjoint
@@ -76,6 +77,9 @@ def compose(name: str, section: ComposeConfig, *, data: Path = DATA, num_workers
     plan = make_plan(name, config, data)
     check_sources(section, data)
     made = build_shards(plan, num_workers=num_workers, description=f"compose {name}")
+    from pipelines.scene_report.page import write_scene_report  # drawing is slow to load, and workers draw nothing
+
+    write_scene_report(plan.target, data / "scene_reports" / name, PLACES)
     print(f"{plan.target}: {plan.num_samples} scenes{'' if made else ', unchanged'}", file=sys.stderr)
     return plan.target
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 import torch
 from fake_hands import make_crops, make_scenes, project, write_shards
+from painted_hands import DOT_RADIUS_PX, DOTS, build_painted, dots_seen, find_dot
 
 import pipelines.loading as loading
 from handnet.centers import hand_centers
 from pipelines.augment import apply_tone, fixed_view, random_tone, random_view, warp_image, warp_vectors
-from pipelines.config import AugmentConfig, load_params
+from pipelines.composition.engine import SceneComposer
+from pipelines.config import AugmentConfig, SceneSetConfig, load_params
 from pipelines.datasets.sample import HandSample, transform_points
 from pipelines.loading import TrainingBatches, collate, crop_sample, label_center, make_example
 
@@ -53,6 +55,30 @@ def test_painted_marks_are_found_where_the_labels_say():
         weight = got[rows, columns]
         found = np.array([(columns + 0.5) @ weight, (rows + 0.5) @ weight]) / weight.sum()
         assert np.linalg.norm(found - want) < 0.5
+
+
+def test_dots_of_composed_scenes_are_found_after_every_augmentation(tmp_path):
+    """Cut, scaled, flipped and pasted, then flipped, rolled, scaled and shifted: pixels and labels have gone the same way."""
+    source = build_painted(tmp_path, "train")
+    values = load_params().compose.train.model_dump()
+    composer = SceneComposer(SceneSetConfig(**{**values, "color_match": 0.0, "canvas_px": 256, "hand_px": (90, 160)}), source)
+    errors = []
+    for index in range(10):
+        scene = composer.sample(index)
+        view = random_view(scene, 256, np.array([128.0, 128.0]), STRONG, np.random.default_rng(index))
+        example = make_example(scene, view, 256)
+        zoom = float(np.sqrt(abs(np.linalg.det(view.affine[:, :2]))))
+        there = [keypoints.tobytes() for keypoints in example.keypoints_px]
+        kept = [hand for hand in scene.hands if transform_points(view.affine, hand.keypoints_px).tobytes() in there]
+        labels = tuple(hand.moved(view.affine) for hand in kept)
+        moved = HandSample(key="a", image=example.image, K=np.eye(3), hands=labels, mask=example.mask)
+        for i, hand in enumerate(kept):
+            scale = zoom * float(np.sqrt(abs(np.linalg.det(hand.affine[:, :2]))))
+            for k in dots_seen(moved, i, scale):
+                found = find_dot(example.image, DOTS[k], example.keypoints_px[i][k], DOT_RADIUS_PX * scale + 2)
+                errors.append(float(np.hypot(*(found - example.keypoints_px[i][k]))))
+    assert len(errors) > 150
+    assert max(errors) <= 0.5, f"mean {np.mean(errors):.3f}, max {max(errors):.3f}"
 
 
 def test_fixed_view_centres_the_hand_and_keeps_the_scale(crops):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from fake_samples import project
@@ -48,6 +49,45 @@ def test_painted_dots_lie_where_the_labels_say(scenes):
     assert len(errors) > 1000
     assert max(errors) <= 0.5, f"mean {np.mean(errors):.3f}, max {max(errors):.3f}"
     assert np.mean(errors) <= 0.15
+
+
+def test_overlapping_hands_hide_each_other_and_labels_still_lie_where_the_pixels_are(source):
+    composer = SceneComposer(make_config(overlap=0.9, whole_first_fraction=0.0, empty_fraction=0.0, min_hands=6, min_visible=0.0), source)
+    hidden, found = 0, []
+    for index in range(12):
+        scene = composer.sample(index)
+        for i, hand in enumerate(scene.hands):
+            scale = float(np.sqrt(abs(np.linalg.det(hand.affine[:, :2]))))
+            for k, (x, y) in enumerate(hand.keypoints_px):
+                top = int(scene.mask[int(y), int(x)]) if 0 <= x < 256 and 0 <= y < 256 else None
+                assert hand.visible[k] == (top in (0, i + 1))
+                hidden += top not in (None, 0, i + 1)
+            for k in dots_seen(scene, i, scale):
+                place = find_dot(scene.image, DOTS[k], hand.keypoints_px[k], DOT_RADIUS_PX * scale + 2)
+                found.append(float(np.hypot(*(place - hand.keypoints_px[k]))))
+    assert hidden > 50  # by other pasted hands: there is no whole image here
+    assert len(found) > 300
+    assert max(found) <= 0.5
+
+
+def test_scenes_hold_at_least_so_many_hands_where_they_fit(source):
+    composer = SceneComposer(make_config(min_hands=4, max_hands=4, empty_fraction=0.0, hand_px=(40, 60)), source)
+    assert {composer.counts(index)["hands_pasted"].popitem()[0] for index in range(10)} == {"4"}
+
+
+@pytest.mark.parametrize(
+    ("mix", "kind"),
+    [((1.0, 0.0, 0.0), "generated pictures"), ((0.0, 1.0, 0.0), "strips of sources"), ((0.0, 0.0, 1.0), "images of the folder")],
+)
+def test_backgrounds_are_mixed_as_asked(source, tmp_path, mix, kind):
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((64, 64, 3), 90, np.uint8))
+    weights = dict(zip(("generated", "sources", "folder"), mix, strict=True))
+    folder = str(tmp_path) if mix[2] else None
+    composer = SceneComposer(make_config(backgrounds=weights, backgrounds_dir=folder, empty_fraction=1.0), source)
+    kinds = [next(iter(composer.counts(index)["background"])) for index in range(8)]
+    # a source all of whose strips are too narrow gives way to a generated picture
+    assert kinds.count(kind) >= 4
+    assert set(kinds) <= {kind, "generated pictures"}
 
 
 def test_flipped_and_scaled_labels_follow_the_kept_affine(scenes):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -86,3 +86,34 @@ def test_full_canvases_hold_many_and_different_numbers_of_hands():
 def test_impossible_sizes_are_refused(sizes):
     with pytest.raises(ValueError, match="sizes_px: expected 1 <= smallest <= largest <= canvas"):
         pack_squares(100, sizes, np.random.default_rng(0), 3)
+
+
+@given(requests(), st.floats(0.01, 1))
+@settings(max_examples=100, deadline=None)
+def test_with_overlap_squares_grow_within_bounds_and_stay_in_the_canvas(request, overlap):
+    canvas, sizes, seed, max_hands = request
+    apart = pack_squares(canvas, sizes, np.random.default_rng(seed), max_hands)
+    grown = pack_squares(canvas, sizes, np.random.default_rng(seed), max_hands, overlap)
+    assert len(grown) == len(apart)
+    for square in grown:
+        assert 0 <= square.x <= canvas - square.side
+        assert 0 <= square.y <= canvas - square.side
+        assert sizes[0] <= square.side <= sizes[1]
+        # each covers the place of one that was packed, and is larger by no more than the share
+        inside = [a for a in apart if square.x <= a.x and square.y <= a.y and a.x + a.side <= square.x + square.side]
+        assert any(a.side <= square.side <= a.side * (1 + overlap) for a in inside)
+
+
+def test_overlap_makes_squares_collide_and_draws_who_is_on_top():
+    collisions, leftmost_last = 0, 0
+    for seed in range(60):
+        squares = pack_squares(512, (96, 320), np.random.default_rng(seed), 10, 0.8)
+        for a, b in combinations(squares, 2):
+            collisions += abs(a.x + a.side / 2 - b.x - b.side / 2) < (a.side + b.side) / 2 and abs(
+                a.y + a.side / 2 - b.y - b.side / 2
+            ) < (a.side + b.side) / 2
+        leftmost_last += squares[-1].x == min(square.x for square in squares)
+    assert collisions > 60
+    assert 5 < leftmost_last < 50
+    with pytest.raises(ValueError, match=r"overlap: expected a share in 0\.\.1"):
+        pack_squares(512, (96, 320), np.random.default_rng(0), 10, 1.5)

@@ -23,9 +23,10 @@ from pipelines.datasets.sample import HandSample
 from pipelines.drawing import INSTANCE_COLORS, SIDE_COLORS
 from pipelines.evaluation.frames import frames_of
 from pipelines.evaluation.predicted import PredictedHands
+from pipelines.plotting import OURS
 from pipelines.progress import Progress
 from pipelines.reporting import facts
-from pipelines.reporting.charts import OURS, loss_chart, pck_chart, running_mean, term_chart
+from pipelines.reporting.charts import loss_chart, pck_chart, running_mean, term_chart
 from pipelines.reporting.content import Evaluation, bold_best, meta_lines, number_of
 from pipelines.reporting.figures import pck_charts
 from pipelines.reporting.overlays import MIN_SIDE_PX, PAPER, MeshPainter

@@ -1,66 +1,20 @@
-"""Line charts: PCK and training curves, drawn by matplotlib as SVG that takes its colours from the page, and as PNG."""
+"""Line charts: PCK and training curves."""
 
 from __future__ import annotations
 
-import io
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from collections.abc import Mapping
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 from numpy.typing import NDArray
 
+from pipelines.plotting import MEAN_HAND, OURS, Chart, as_png, as_svg, chart, drawn
 from pipelines.reporting.inputs import Columns
 
-# drawn with these, which suit white paper; in the page each becomes the variable of the reader's colour scheme
-OURS, MEAN_HAND, INK, GRID = "#0a66c2", "#c2561b", "#1c2127", "#d5dae0"
-_VARIABLES = {OURS: "var(--ours)", MEAN_HAND: "var(--mean)", INK: "currentColor", GRID: "var(--line)"}
 NAMES = {"ours": ("ours", OURS, "-"), "mean_hand": ("mean hand", MEAN_HAND, "--")}
-PNG_DPI = 160
 LOG_FROM = 30.0  # a curve whose values span more than this factor is drawn on a logarithmic axis
-_STYLE: dict[Any, Any] = {
-    "svg.hashsalt": "handnet",
-    "svg.fonttype": "none",
-    "font.family": "DejaVu Sans",
-    "font.size": 8.5,
-    "axes.titlesize": 8.5,
-    "axes.edgecolor": GRID,
-    "axes.labelcolor": INK,
-    "axes.titlecolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.6,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "xtick.major.size": 0,
-    "ytick.major.size": 0,
-    "lines.linewidth": 1.6,
-    "lines.solid_capstyle": "round",
-    "legend.frameon": False,
-}
-_METADATA = {"Date": None, "Creator": None, "Format": None, "Type": None}
-
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Chart:
-    """One chart: `svg` for the page, `png` for a forge (empty where it is part of a sheet)."""
-
-    name: str
-    alt: str
-    svg: str
-    png: bytes
 
 
 def pck_chart(name: str, title: str, threshold: str, columns: Columns, *, label: str, area: Mapping[str, float]) -> Chart:
@@ -80,7 +34,7 @@ def pck_chart(name: str, title: str, threshold: str, columns: Columns, *, label:
     for who, (text, _, _) in NAMES.items():
         middle = len(x) // 2
         final.append(f"{text} {columns[who][middle]:.0%} at {x[middle]:.3g}")
-    return _chart(name, f"{title}: share of points within a threshold, {label}; {', '.join(final)}", draw, (4.4, 2.8))
+    return chart(name, f"{title}: share of points within a threshold, {label}; {', '.join(final)}", draw, (4.4, 2.8))
 
 
 def loss_chart(name: str, title: str, curve: Columns) -> Chart:
@@ -91,7 +45,7 @@ def loss_chart(name: str, title: str, curve: Columns) -> Chart:
         _draw_curve(axes, curve)
         axes.set(title=title, xlabel="step")
 
-    return _chart(name, _curve_alt(title, curve), draw, (4.4, 3.4))
+    return chart(name, _curve_alt(title, curve), draw, (4.4, 3.4))
 
 
 def term_chart(name: str, term: str, curve: Columns) -> Chart:
@@ -103,7 +57,7 @@ def term_chart(name: str, term: str, curve: Columns) -> Chart:
         _draw_curve(axes, curve, num_ticks=3)
         axes.set_title(term, loc="left")
 
-    svg = _drawn(draw, (2.1, 1.45), lambda figure: _svg(figure, name), layout=None)
+    svg = drawn(draw, (2.1, 1.45), lambda figure: as_svg(figure, name), layout=None)
     return Chart(name=name, alt=_curve_alt(term, curve), svg=svg, png=b"")
 
 
@@ -118,7 +72,7 @@ def terms_sheet(title: str, curves: Mapping[str, Columns], columns: int = 4) -> 
             axes.set_title(term, loc="left")
         figure.suptitle(title, fontsize=10)
 
-    return _drawn(draw, (2.4 * columns, 0.4 + 1.55 * -(-len(curves) // columns)), _png)
+    return drawn(draw, (2.4 * columns, 0.4 + 1.55 * -(-len(curves) // columns)), as_png)
 
 
 def _draw_curve(axes: Axes, curve: Columns, num_ticks: int = 5) -> None:
@@ -152,44 +106,3 @@ def running_mean(values: NDArray[np.float64]) -> NDArray[np.float64]:
 def _curve_alt(title: str, curve: Columns) -> str:
     step, value = curve["step"], curve["value"]
     return f"{title} over {step[-1]:.0f} steps: {value[0]:.3g} at step {step[0]:.0f}, {value[-1]:.3g} at the end"
-
-
-def _chart(name: str, alt: str, draw: Callable[[Figure], None], size_in: tuple[float, float]) -> Chart:
-    svg, png = _drawn(draw, size_in, lambda figure: (_svg(figure, name), _png(figure)))
-    return Chart(name=name, alt=alt, svg=svg, png=png)
-
-
-def _drawn(
-    draw: Callable[[Figure], None],
-    size_in: tuple[float, float],
-    save: Callable[[Figure], T],
-    layout: Literal["constrained"] | None = "constrained",
-) -> T:
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=size_in, layout=layout)
-        draw(figure)
-        return save(figure)
-
-
-def _png(figure: Figure) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
-    return stream.getvalue()
-
-
-def _svg(figure: Figure, name: str) -> str:
-    """The figure as an <svg> element that can stand in a page beside others: own ids, the page's colours and font."""
-    stream = io.StringIO()
-    figure.savefig(stream, format="svg", transparent=True, metadata=_METADATA)
-    text = stream.getvalue()
-    text = text[text.index("<svg") :].strip()
-    text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text).replace("xlink:href", "href")
-    text = re.sub(r"<svg [^>]*>", lambda tag: re.sub(r' (width|height)="[^"]*"', "", tag[0]), text, count=1)
-    text = re.sub(r"<style.*?</style>", "", text, flags=re.DOTALL)
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r"font: ([\d.]+)px [^;\"]*", r"font-size: \1px", text)
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(url\(|href=")#', rf"\1#{name}-", text)
-    for color, variable in _VARIABLES.items():
-        text = text.replace(color, variable)
-    return text

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pipelines.evaluation.frames import center_definition
+from pipelines.plotting import Chart
 from pipelines.progress import Progress
-from pipelines.reporting.charts import Chart, loss_chart, pck_chart, term_chart, terms_sheet
+from pipelines.reporting.charts import loss_chart, pck_chart, term_chart, terms_sheet
 from pipelines.reporting.facts import ModelRow, training_data
 from pipelines.reporting.inputs import DATA, PCK_FILES, RESULTS, Columns, read_curve
 from pipelines.reporting.overlays import labelled_centers, labelled_masks, labelled_skeletons, plain

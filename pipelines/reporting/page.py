@@ -16,9 +16,9 @@ from markupsafe import Markup
 from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ReportConfig, SubmissionConfig
 from pipelines.drawing import SIDE_COLORS
+from pipelines.plotting import Chart
 from pipelines.progress import Progress
 from pipelines.reporting import facts
-from pipelines.reporting.charts import Chart
 from pipelines.reporting.content import Evaluation, bold_best, meta_lines, results_table
 from pipelines.reporting.figures import TrainingCurves, composed_scenes, pck_charts, sample_hands, training_curves
 from pipelines.reporting.inputs import DATA, MODELS, TRAINING_STAGES, Submission, check_inputs, read_hands, read_submission, read_training
