@@ -4,21 +4,28 @@
 """
 
 from handnet.metrics.alignment import procrustes, root_align, scale_root_align
+from handnet.metrics.bootstrap import bootstrap_mean, bootstrap_ratio, bootstrap_statistic
 from handnet.metrics.curves import AUC_THRESHOLDS_M, auc, pck
 from handnet.metrics.detection import Matches, average_precision, hand_type_accuracy, match_detections, precision_recall
 from handnet.metrics.errors import mpjpe, mpvpe, mrrpe, point_errors
 from handnet.metrics.fscore import f_score, surface_distances
 from handnet.metrics.keypoints2d import hand_errors_px, hand_sizes_px
+from handnet.metrics.masks import mask_iou, mask_overlap
 
 __all__ = [
     "AUC_THRESHOLDS_M",
     "Matches",
     "auc",
     "average_precision",
+    "bootstrap_mean",
+    "bootstrap_ratio",
+    "bootstrap_statistic",
     "f_score",
     "hand_errors_px",
     "hand_sizes_px",
     "hand_type_accuracy",
+    "mask_iou",
+    "mask_overlap",
     "match_detections",
     "mpjpe",
     "mpvpe",
