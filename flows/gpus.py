@@ -1,0 +1,100 @@
+"""GPU slots: a strict global concurrency limit counts the devices of a worker, locks on its machine say which ones a stage has.
+
+A machine without a GPU counts as one device, as training does there: stages that train then come one after another.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Literal
+
+SLOTS_VARIABLE = "HANDNET_GPU_SLOTS"  # the limit's name; by default that of this machine
+VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
+LOOK_EVERY_S = 0.5
+
+Need = int | Literal["all"]
+
+
+def slots_name() -> str:
+    """The concurrency limit that this worker's stages take their GPUs from."""
+    return os.environ.get(SLOTS_VARIABLE) or f"gpus-{socket.gethostname()}"
+
+
+def devices() -> list[str]:
+    """The ids of the GPUs that processes started here may use; none without CUDA."""
+    import torch  # takes seconds, and only stages that train or predict ask for it
+
+    count = torch.cuda.device_count()
+    visible = [name.strip() for name in os.environ.get(VISIBLE_VARIABLE, "").split(",") if name.strip()]
+    return (visible or [str(number) for number in range(count)])[:count]
+
+
+def num_slots() -> int:
+    """How many slots this machine has."""
+    return max(1, len(devices()))
+
+
+def num_needed(need: Need, available: int) -> int:
+    """The slots that a stage takes of `available` ones. ValueError for a need that cannot be met, or is none."""
+    if need == "all":
+        return available
+    if isinstance(need, bool) or not isinstance(need, int) or need < 0:
+        raise ValueError(f"dvc.yaml: meta.gpus: expected a number from 0 on, or all, got {need!r}")
+    if need > available:
+        raise ValueError(f"dvc.yaml: meta.gpus: expected at most the {available} device(s) of this machine, got {need}")
+    return need
+
+
+@contextmanager
+def reserved(need: Need) -> Iterator[dict[str, str]]:
+    """Hold a stage's GPUs; gives the environment that shows its process no others.
+
+    The limit `slots_name()` must exist (`python -m flows.deploy` makes it): ConcurrencySlotAcquisitionError otherwise.
+    """
+    if need == 0:
+        yield {}
+        return
+    from prefect.concurrency.sync import concurrency
+
+    here = devices()
+    count = num_needed(need, max(1, len(here)))
+    with concurrency(slots_name(), occupy=count, strict=True):
+        if not here:
+            yield {}
+            return
+        with claimed(here, count) as ids:
+            yield {VISIBLE_VARIABLE: ",".join(ids)}
+
+
+@contextmanager
+def claimed(ids: list[str], count: int) -> Iterator[list[str]]:
+    """Hold `count` of the devices `ids` of this machine by locks that end with their process; waits until so many are free."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"handnet-gpus-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    while True:
+        with ExitStack() as locks:
+            held: list[str] = []
+            for name in ids:
+                if len(held) < count and _lock(locks, folder / f"{name.replace('/', '_')}.lock"):
+                    held.append(name)
+            if len(held) == count:
+                yield held
+                return
+        time.sleep(LOOK_EVERY_S)
+
+
+def _lock(locks: ExitStack, path: Path) -> bool:
+    """Whether the file was free; it is this process's until `locks` closes, or the process ends."""
+    handle = locks.enter_context(path.open("w"))
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
