@@ -5,8 +5,8 @@
 
 from handnet.metrics.alignment import procrustes, root_align, scale_root_align
 from handnet.metrics.bootstrap import bootstrap_mean, bootstrap_ratio, bootstrap_statistic
-from handnet.metrics.curves import AUC_THRESHOLDS_M, auc, pck
-from handnet.metrics.detection import Matches, average_precision, hand_type_accuracy, match_detections, precision_recall
+from handnet.metrics.curves import AUC_THRESHOLDS_M, auc, pck, pck_counts
+from handnet.metrics.detection import Matches, average_precision, greedy_matches, hand_type_accuracy, match_detections, precision_recall
 from handnet.metrics.errors import mpjpe, mpvpe, mrrpe, point_errors
 from handnet.metrics.fscore import f_score, surface_distances
 from handnet.metrics.keypoints2d import hand_errors_px, hand_sizes_px
@@ -21,6 +21,7 @@ __all__ = [
     "bootstrap_ratio",
     "bootstrap_statistic",
     "f_score",
+    "greedy_matches",
     "hand_errors_px",
     "hand_sizes_px",
     "hand_type_accuracy",
@@ -31,6 +32,7 @@ __all__ = [
     "mpvpe",
     "mrrpe",
     "pck",
+    "pck_counts",
     "point_errors",
     "precision_recall",
     "procrustes",

@@ -19,6 +19,16 @@ def pck(errors: np.ndarray, thresholds: np.ndarray = AUC_THRESHOLDS_M, valid: np
     With `valid` (N, P) bool only those points count: the share is taken per point over its valid samples, then
     averaged over the points that have any. Raises ValueError when nothing counts.
     """
+    counts, totals = pck_counts(errors, thresholds, valid)
+    if not totals.any():
+        raise ValueError("expected at least one valid point, got none")
+    return (counts[totals > 0] / totals[totals > 0, None]).mean(axis=0)
+
+
+def pck_counts(
+    errors: np.ndarray, thresholds: np.ndarray = AUC_THRESHOLDS_M, valid: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(P, T) correct ones of each point at each threshold, and (P,) counted ones: what `pck` is made of, to be summed over parts."""
     errors = np.asarray(errors, dtype=np.float64)
     thresholds = np.asarray(thresholds, dtype=np.float64)
     if errors.ndim != 2:
@@ -30,8 +40,6 @@ def pck(errors: np.ndarray, thresholds: np.ndarray = AUC_THRESHOLDS_M, valid: np
     valid = np.asarray(valid, dtype=bool)
     if valid.shape != errors.shape:
         raise ValueError(f"valid: expected the errors' shape {errors.shape}, got {valid.shape}")
-    if not valid.any():
-        raise ValueError("expected at least one valid point, got none")
     require_finite("errors", np.where(valid, errors, 0.0))
 
     # the first threshold each error passes, counted per point: one pass instead of one per threshold
@@ -39,9 +47,7 @@ def pck(errors: np.ndarray, thresholds: np.ndarray = AUC_THRESHOLDS_M, valid: np
     first = np.searchsorted(thresholds, errors, side="left")
     cells = first + np.arange(errors.shape[1]) * num_bins
     counts = np.bincount(cells[valid], minlength=num_bins * errors.shape[1]).reshape(errors.shape[1], num_bins)
-    totals = counts.sum(axis=1)
-    curves = np.cumsum(counts[totals > 0, :-1], axis=1) / totals[totals > 0, None]
-    return curves.mean(axis=0)
+    return np.cumsum(counts[:, :-1], axis=1), counts.sum(axis=1)
 
 
 def auc(errors: np.ndarray, thresholds: np.ndarray = AUC_THRESHOLDS_M, valid: np.ndarray | None = None) -> float:

@@ -77,7 +77,7 @@ def match_detections(
         if score.shape != (len(predicted),):
             raise ValueError(f"scores: expected one a detection ({len(predicted)}), got shape {score.shape}")
         require_finite("scores", score)
-        of_detection, of_hand = _match_image(relative_errors(predicted, target, known), score, match_threshold)
+        of_detection, of_hand = greedy_matches(relative_errors(predicted, target, known), score, match_threshold)
         hand_of_detection.append(np.where(of_detection >= 0, of_detection + first_hand, -1))
         detection_of_hand.append(np.where(of_hand >= 0, of_hand + first_detection, -1))
         all_scores.append(score)
@@ -106,7 +106,11 @@ def relative_errors(predicted_px: np.ndarray, target_px: np.ndarray, labelled: n
     return errors.reshape(num_detections, num_hands) / sizes
 
 
-def _match_image(errors: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+def greedy_matches(errors: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """By descending score (D,), each detection takes the free hand of least error (D, H), if that is below the threshold.
+
+    Returns the hand of each detection and the detection of each hand, -1 for none.
+    """
     of_detection = np.full(errors.shape[0], -1)
     of_hand = np.full(errors.shape[1], -1)
     free_errors = errors.copy()
