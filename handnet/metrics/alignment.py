@@ -41,8 +41,15 @@ def procrustes(predicted: np.ndarray, target: np.ndarray, *, allow_reflection: b
 def root_align(predicted: np.ndarray, target: np.ndarray, *, root: int) -> np.ndarray:
     """Predicted points moved so that point `root` coincides with the target's."""
     predicted, target = as_pair(predicted, target)
+    return predicted + root_offset(predicted, target, root=root)
+
+
+def root_offset(predicted: np.ndarray, target: np.ndarray, *, root: int) -> np.ndarray:
+    """(N, 1, 3) move that brings the predicted point `root` to the target's: vertices are root-aligned with their joints' move."""
+    predicted, target = as_pair(predicted, target)
     require_point("root", root, predicted.shape[1])
-    return predicted + (target[:, root] - predicted[:, root])[:, None]
+    offset: np.ndarray = (target[:, root] - predicted[:, root])[:, None]
+    return offset
 
 
 def scale_root_align(predicted: np.ndarray, target: np.ndarray, *, root: int = 0, tip: int = 9) -> np.ndarray:
@@ -52,10 +59,16 @@ def scale_root_align(predicted: np.ndarray, target: np.ndarray, *, root: int = 0
     target's length but multiplied by it, which is what the server does.
     """
     predicted, target = as_pair(predicted, target)
+    factor, offset = scale_root_offset(predicted, target, root=root, tip=tip)
+    return predicted * factor + offset
+
+
+def scale_root_offset(predicted: np.ndarray, target: np.ndarray, *, root: int = 0, tip: int = 9) -> tuple[np.ndarray, np.ndarray]:
+    """(N, 1, 1) factor and (N, 1, 3) offset of `scale_root_align`: aligned = predicted * factor + offset, for vertices too."""
+    predicted, target = as_pair(predicted, target)
     require_point("root", root, predicted.shape[1])
     require_point("tip", tip, predicted.shape[1])
     length = np.linalg.norm(predicted[:, tip] - predicted[:, root], axis=1)
     length_target = np.linalg.norm(target[:, tip] - target[:, root], axis=1)
-    factor = length_target / np.where(length > 0, length, 1.0)
-    scaled = predicted * factor[:, None, None]
-    return scaled + (target[:, root] - scaled[:, root])[:, None]
+    factor = (length_target / np.where(length > 0, length, 1.0))[:, None, None]
+    return factor, target[:, root, None] - predicted[:, root, None] * factor

@@ -1,6 +1,7 @@
-"""Detection quality: detections matched to true hands by keypoint distance, then precision, recall, AP, hand type.
+"""Detection quality: detections matched to true hands by their keypoints, then precision, recall, AP, hand type.
 
-A detection matches a true hand when its mean error over the hand's labelled keypoints is below a share of the hand's size.
+A detection matches a true hand when its mean error over the hand's labelled keypoints is below a share of the hand's
+size, or, where that is asked for, when its keypoint similarity reaches a threshold, as in COCO's AP.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 
 from handnet.metrics.checks import require_finite
 from handnet.metrics.keypoints2d import hand_errors_px, hand_sizes_px
+from handnet.metrics.similarity import keypoint_similarity
 
 
 @dataclass(frozen=True)
@@ -57,19 +59,25 @@ def match_detections(
     target_px: Sequence[np.ndarray],
     labelled: Sequence[np.ndarray],
     *,
-    match_threshold: float,
+    match_threshold: float | None = None,
+    min_similarity: float | None = None,
 ) -> Matches:
     """Match greedily by descending score: each detection takes the nearest true hand of its image that is still free.
 
     One entry an image: predicted_px (D_i, P, 2), scores (D_i,), target_px (H_i, P, 2), labelled (H_i, P) bool.
-    Nearest is by error relative to the hand's size, and must be strictly below `match_threshold`. Equal scores keep
-    their order. Raises ValueError for lists of different length, NaN in a prediction or a score, a hand without labels.
+    With `match_threshold` nearest is by error relative to the hand's size, which must be strictly below it; with
+    `min_similarity` by `keypoint_similarity`, which must be at least that. Equal scores keep their order. Raises
+    ValueError for lists of different length, NaN in a prediction or a score, a hand without labels.
     """
     counts = {len(predicted_px), len(scores), len(target_px), len(labelled)}
     if len(counts) != 1:
         raise ValueError(f"expected one entry an image in every list, got {sorted(counts)} entries")
-    if not match_threshold > 0:
+    if (match_threshold is None) == (min_similarity is None):
+        raise ValueError("expected either match_threshold or min_similarity")
+    if match_threshold is not None and not match_threshold > 0:
         raise ValueError(f"match_threshold: expected a share of the hand size > 0, got {match_threshold}")
+    if min_similarity is not None and not 0 < min_similarity <= 1:
+        raise ValueError(f"min_similarity: expected a similarity in (0, 1], got {min_similarity}")
     all_scores, hand_of_detection, detection_of_hand = [], [], []
     first_detection = first_hand = 0
     for predicted, score, target, known in zip(predicted_px, scores, target_px, labelled, strict=True):
@@ -77,7 +85,11 @@ def match_detections(
         if score.shape != (len(predicted),):
             raise ValueError(f"scores: expected one a detection ({len(predicted)}), got shape {score.shape}")
         require_finite("scores", score)
-        of_detection, of_hand = greedy_matches(relative_errors(predicted, target, known), score, match_threshold)
+        if match_threshold is not None:
+            of_detection, of_hand = greedy_matches(relative_errors(predicted, target, known), score, match_threshold)
+        else:
+            similarity = keypoint_similarity(predicted, target, known)
+            of_detection, of_hand = greedy_matches(np.where(similarity >= min_similarity, 1 - similarity, np.inf), score, np.inf)
         hand_of_detection.append(np.where(of_detection >= 0, of_detection + first_hand, -1))
         detection_of_hand.append(np.where(of_hand >= 0, of_hand + first_detection, -1))
         all_scores.append(score)

@@ -27,6 +27,12 @@ def mpvpe(predicted: np.ndarray, target: np.ndarray) -> float:
     return _mean(point_errors(predicted, target))
 
 
+def camera_space_errors(predicted: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """(N,) mean distance of each hand's (N, P, 3) points in the camera frame, with nothing aligned: place and size count too."""
+    errors: np.ndarray = point_errors(predicted, target).mean(axis=1)
+    return errors
+
+
 def mrrpe(left: np.ndarray, right: np.ndarray, target_left: np.ndarray, target_right: np.ndarray) -> float:
     """Mean relative-root position error: of the offset left root - right root, each root (N, 3)."""
     roots = [np.asarray(root, dtype=np.float64) for root in (left, right, target_left, target_right)]
