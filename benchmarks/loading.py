@@ -23,10 +23,11 @@ sys.path.insert(0, str(ROOT))
 
 from hand_shards import describe, make_shards  # noqa: E402
 
-import pipelines.loading as loading  # noqa: E402
 from pipelines.config import StageConfig, load_params  # noqa: E402
-from pipelines.loading import TrainingBatches, training_loader  # noqa: E402
+from pipelines.config_mixture import MixturePart  # noqa: E402
+from pipelines.loading import training_loader  # noqa: E402
 from pipelines.shards import schema  # noqa: E402
+from pipelines.training.batches import TrainingBatches  # noqa: E402
 
 
 def main() -> None:
@@ -42,9 +43,9 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.source or make_shards(Path(folder))
-        loading.DATA_ROOT = source.parents[2]
         base = load_params(ROOT / "pipelines/presets/demo.yaml").train.crop
-        changes = {"data": "ingest/procedural/train", "input_px": arguments.input, "batch_size": arguments.batch, "steps": 10**6}
+        part = MixturePart(path=str(source), weight=1.0, labels_3d=1.0, masks=1.0)
+        changes = {"data": {"hands": part}, "input_px": arguments.input, "batch_size": arguments.batch, "steps": 10**6}
         config = base.model_copy(update=changes)
         measure_rate(config, arguments.batches, arguments.rounds)
         if arguments.wall:
@@ -56,8 +57,8 @@ def measure_rate(config: StageConfig, num_batches: int, rounds: int) -> None:
     members = []
     for step in range(num_batches):
         places = batches._places(step)
-        kinds = [(schema.IMAGE, schema.MASK) if mask else (schema.IMAGE,) for _, mask in places]
-        members.append([batches.reader.read_members(batches._index(p), kind) for (p, _), kind in zip(places, kinds, strict=True)])
+        kinds = [(schema.IMAGE, schema.MASK) if mask else (schema.IMAGE,) for _, _, mask in places]
+        members.append([draw.reader.read_members(draw.index, kind) for (_, draw, _), kind in zip(places, kinds, strict=True)])
 
     def decode(step: int) -> None:
         for member in members[step]:
@@ -75,7 +76,7 @@ def measure_rate(config: StageConfig, num_batches: int, rounds: int) -> None:
                 least[name, step] = min(took, least.get((name, step), took))
     count = num_batches * config.batch_size
     load, limit = (count / sum(took for (key, _), took in least.items() if key == name) for name in ("load", "decode"))
-    print(f"source: {describe(batches.reader)}; input {config.input_px} px, batches of {config.batch_size}, one core")
+    print(f"source: {describe(batches.sequence.parts[0].reader)}; input {config.input_px} px, batches of {config.batch_size}, one core")
     print(f"decode-limited {limit:7.0f} images/s")
     print(f"batches        {load:7.0f} images/s, {load / limit:.0%} of it")
 

@@ -25,7 +25,7 @@ from ruamel.yaml import YAML
 
 from handnet.task import HandTask
 from pipelines.config import StageConfig, load_params
-from pipelines.loading import TrainingBatches
+from pipelines.training.batches import TrainingBatches
 from pipelines.training.checkpoint import CheckpointFolder
 from pipelines.training.feeding import Feed, Parts
 from pipelines.training.journal import Journal

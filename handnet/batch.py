@@ -44,10 +44,11 @@ class HandBatch:
 
     What an image or hand has no label of is said by visible, has_mask, has_keypoints_m and has_vertices_m; its rows hold finite
     numbers that no loss reads. mask and the 3D labels are None where nothing in the batch has them: weak supervision never even
-    loads 3D ones. Raises ValueError with field, expected and got for wrong shapes and dtypes and, on the CPU, for wrong values.
+    loads 3D ones. A loader's images are 8-bit; `to` makes them the floats that network and losses read, where it puts them.
+    Raises ValueError with field, expected and got for wrong shapes and dtypes and, on the CPU, for wrong values.
     """
 
-    image: Float[Tensor, "B 3 H W"]  # RGB in [0, 1]
+    image: Float[Tensor, "B 3 H W"] | UInt8[Tensor, "B 3 H W"]  # RGB in [0, 1], or in 0..255 as loaded
     K: Float[Tensor, "B 3 3"]
     mask: UInt8[Tensor, "B H W"] | None  # 0 background, i + 1 = i-th hand of the image, 255 = unlabelled hand
     has_mask: Bool[Tensor, " B"]
@@ -87,8 +88,11 @@ class HandBatch:
             )
 
     def to(self, device: torch.device | str) -> HandBatch:
-        """The same batch on another device."""
-        return self._each(lambda value: value.to(device, non_blocking=True))
+        """The same batch on a device, ready for the network: 8-bit images become floats in [0, 1] there, not before."""
+        moved = self._each(lambda value: value.to(device, non_blocking=True))
+        if moved.image.dtype == torch.uint8:
+            object.__setattr__(moved, "image", moved.image.float().div_(255))
+        return moved
 
     def pin_memory(self) -> HandBatch:
         """The same batch in page-locked memory (called by torch's DataLoader)."""
@@ -119,7 +123,7 @@ def _check_dtype(name: str, value: Tensor) -> None:
     if name in _DTYPES:
         if value.dtype != _DTYPES[name]:
             raise ValueError(f"HandBatch.{name}: expected {_DTYPES[name]}, got {value.dtype}")
-    elif not value.is_floating_point():
+    elif not value.is_floating_point() and not (name == "image" and value.dtype == torch.uint8):
         raise ValueError(f"HandBatch.{name}: expected floating point numbers, got {value.dtype}")
 
 

@@ -1,7 +1,7 @@
-"""Geometric and colour augmentation of a labelled image; labels and K follow exactly.
+"""Geometric and colour augmentation of labelled images; labels and K follow exactly.
 
 A rotation is a camera roll (about the principal point), so 3D labels rotate with it and K stays a camera matrix; a flip mirrors the scene
-and swaps sides; scale and translation change K.
+and swaps sides; scale and translation change K. A batch is computed at once: B images, M hands.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from dataclasses import dataclass
 from typing import Final
 
 import cv2
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.bilinear import warp_colors
 from pipelines.config import AugmentConfig
 from pipelines.datasets.sample import MASK_IGNORE, HandSample
 
 Array = NDArray[np.float64]
 
-PLAIN_TONE: Final[NDArray[np.float32]] = np.tile(np.arange(256, dtype=np.float32) / np.float32(255), (3, 1))
+PLAIN_TONE: Final[Array] = np.array([[1.0, 0.0]] * 3)
+NUM_DRAWS: Final = 10  # uniform numbers that an image's augmentation takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,80 +33,126 @@ class View:
     K: Array  # (3, 3) of the input image
 
 
-def fixed_view(sample: HandSample, input_px: int, center_px: Array) -> View:
-    """No augmentation: the whole source scale, with `center_px` in the middle of a square input."""
-    return _view(sample, input_px, center_px, flip=False, roll_rad=0.0, scale=1.0, shift=np.zeros(2))
+@dataclass(frozen=True, kw_only=True)
+class Views:
+    """The views of B images: flip (B,), roll_rad (B,), affine (B,2,3), K (B,3,3)."""
+
+    flip: NDArray[np.bool_]
+    roll_rad: Array
+    affine: Array
+    K: Array
+
+    @staticmethod
+    def of(views: list[View]) -> Views:
+        """Single views, side by side."""
+        return Views(
+            flip=np.array([view.flip for view in views], np.bool_),
+            roll_rad=np.array([view.roll_rad for view in views]),
+            affine=np.stack([view.affine for view in views]),
+            K=np.stack([view.K for view in views]),
+        )
+
+    def take(self, rows: list[int]) -> Views:
+        """The views of some of the images."""
+        return Views(flip=self.flip[rows], roll_rad=self.roll_rad[rows], affine=self.affine[rows], K=self.K[rows])
+
+    def __getitem__(self, row: int) -> View:
+        return View(flip=bool(self.flip[row]), roll_rad=float(self.roll_rad[row]), affine=self.affine[row], K=self.K[row])
 
 
-def random_view(sample: HandSample, input_px: int, center_px: Array, config: AugmentConfig, rng: np.random.Generator) -> View:
-    """Draw a view; the same rng gives the same view."""
-    flip = bool(rng.random() < config.flip)
-    roll = float(np.radians(rng.uniform(-config.rotate_deg, config.rotate_deg)))
-    scale = float(np.exp(rng.uniform(*np.log(config.scale))))
-    shift = rng.uniform(-config.translate, config.translate, 2) * input_px
-    return _view(sample, input_px, center_px, flip=flip, roll_rad=roll, scale=scale, shift=shift)
+def whole_zoom(size_px: Array, input_px: int) -> Array:
+    """(B,) input pixels to a pixel of images whose height and width are size_px (B,2), the longer of which fills the input."""
+    zoom: Array = input_px / size_px.max(-1)
+    return zoom
 
 
-def _view(sample: HandSample, input_px: int, center_px: Array, *, flip: bool, roll_rad: float, scale: float, shift: Array) -> View:
-    height, width = sample.image.shape[:2]
-    first = np.eye(3)
-    K = sample.K.copy()
-    if flip:
-        first[0] = -1.0, 0.0, width
-        K[0, 2] = width - K[0, 2]
-    if roll_rad:  # a roll of the camera moves pixels by K Rz K^-1
-        first = K @ roll_matrix(roll_rad) @ _inverse(K) @ first
-    zoom = scale * input_px / max(height, width)
-    moved = first[:2, :2] @ center_px + first[:2, 2]
-    second = np.diag([zoom, zoom, 1.0])
-    second[:2, 2] = input_px / 2 - zoom * moved + shift
-    return View(flip=flip, roll_rad=roll_rad, affine=(second @ first)[:2], K=second @ K)
+def fixed_view(sample: HandSample, input_px: int, center_px: Array, zoom: float | None = None) -> View:
+    """No augmentation: `center_px` in the middle of a square input, `zoom` times as large; by default the whole source scale."""
+    size = np.array([sample.image.shape[:2]], np.float64)
+    scale = whole_zoom(size, input_px) if zoom is None else np.array([zoom])
+    nothing = np.zeros(1)
+    return make_views(sample.K[None], size, center_px[None], input_px, nothing > 0, nothing, scale, np.zeros((1, 2)))[0]
 
 
-def _inverse(K: Array) -> Array:
-    """The inverse of a camera matrix, whose last row is 0, 0, 1 and whose first column is fx, 0, 0."""
-    (fx, skew, cx), (_, fy, cy), _ = K.tolist()
-    return np.array([[1 / fx, -skew / (fx * fy), (skew * cy / fy - cx) / fx], [0.0, 1 / fy, -cy / fy], [0.0, 0.0, 1.0]])
+def random_views(K: Array, size_px: Array, center_px: Array, zoom: Array, input_px: int, config: AugmentConfig, draws: Array) -> Views:
+    """Views of B images of cameras K (B,3,3), from uniform draws (B,NUM_DRAWS), as `make_views` takes the rest."""
+    flip = draws[:, 0] < config.flip
+    roll = np.radians(config.rotate_deg) * _both_ways(draws[:, 1])
+    low, high = np.log(config.scale)
+    scale = zoom * np.exp(low + (high - low) * draws[:, 2])
+    shift = config.translate * input_px * _both_ways(draws[:, 3:5])
+    return make_views(K, size_px, center_px, input_px, flip, roll, scale, shift)
 
 
-def roll_matrix(angle_rad: float) -> Array:
-    c, s = np.cos(angle_rad), np.sin(angle_rad)
-    return np.array([[c, -s, 0.0], [s, c, 0.0], [0.0, 0.0, 1.0]])
+def make_views(
+    K: Array, size_px: Array, center_px: Array, input_px: int, flip: NDArray[np.bool_], roll_rad: Array, zoom: Array, shift_px: Array
+) -> Views:
+    """Flip (B,) images of cameras K (B,3,3) and size_px (B,2: height, width), roll them by roll_rad (B,) and bring center_px (B,2),
+    zoomed by zoom (B,), to the input's middle plus shift_px (B,2)."""
+    first = np.tile(np.eye(3), (len(K), 1, 1))
+    first[flip, 0, 0], first[flip, 0, 2] = -1.0, size_px[flip, 1]
+    K = K.copy()
+    K[flip, 0, 2] = size_px[flip, 1] - K[flip, 0, 2]
+    rolled = roll_rad != 0
+    if rolled.any():  # a roll of the camera moves pixels by K Rz K^-1
+        first[rolled] = K[rolled] @ roll_matrices(roll_rad[rolled]) @ np.linalg.inv(K[rolled]) @ first[rolled]
+    moved = np.einsum("bij,bj->bi", first[:, :2, :2], center_px) + first[:, :2, 2]
+    second = np.zeros((len(K), 3, 3))
+    second[:, 0, 0] = second[:, 1, 1] = zoom
+    second[:, 2, 2] = 1.0
+    second[:, :2, 2] = input_px / 2 - zoom[:, None] * moved + shift_px
+    return Views(flip=flip, roll_rad=roll_rad, affine=(second @ first)[:, :2], K=second @ K)
 
 
-def warp_vectors(points_m: NDArray[np.floating], view: View) -> NDArray[np.float32]:
-    """(..., 3) camera-frame points under a view's flip and roll."""
-    mirrored = points_m * np.array([-1.0 if view.flip else 1.0, 1.0, 1.0])
-    return (mirrored @ roll_matrix(view.roll_rad).T).astype(np.float32)
+def _both_ways(draws: Array) -> Array:
+    """Uniform numbers of 0..1 in -1..1."""
+    return 2 * draws - 1
+
+
+def roll_matrices(angle_rad: Array) -> Array:
+    """(N,3,3) rotations about the optical axis."""
+    out = np.zeros((len(angle_rad), 3, 3))
+    out[:, 0, 0] = out[:, 1, 1] = np.cos(angle_rad)
+    out[:, 1, 0] = np.sin(angle_rad)
+    out[:, 0, 1] = -out[:, 1, 0]
+    out[:, 2, 2] = 1.0
+    return out
+
+
+def warp_vectors(points_m: NDArray[np.floating], flip: NDArray[np.bool_], roll_rad: Array) -> NDArray[np.float32]:
+    """(M,N,3) camera-frame points of M hands under their views' flip (M,) and roll (M,)."""
+    moves = roll_matrices(roll_rad)
+    moves[flip, :, 0] *= -1
+    return (points_m @ moves.transpose(0, 2, 1)).astype(np.float32)
+
+
+def random_tones(strength: float, draws: Array) -> Array:
+    """(B,3,2) gain and offset in levels of each channel, from uniform draws (B,NUM_DRAWS).
+
+    Brightness and contrast are within +- strength, a channel's own gain within half of that.
+    """
+    if strength == 0:
+        return np.tile(PLAIN_TONE, (len(draws), 1, 1))
+    changes = strength * _both_ways(draws[:, 5:NUM_DRAWS])
+    tones = np.empty((len(draws), 3, 2))
+    tones[..., 0] = (1 + changes[:, :1]) * (1 + changes[:, 1:4] * 0.5)
+    tones[..., 1] = changes[:, 4:] * 64
+    return tones
 
 
 def warp_image(image: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
-    """Bilinear warp into a square; the border repeats by reflection."""
-    pad, shifted = _padding(image, affine, size_px)
-    # with four channels and a border that is there already, OpenCV takes less than half of the time
-    four = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
-    if pad:
-        four = cv2.copyMakeBorder(four, pad, pad, pad, pad, cv2.BORDER_REFLECT_101)
-    border = cv2.BORDER_REFLECT_101 if pad is None else cv2.BORDER_CONSTANT
-    warped = _warp(np.asarray(four, np.uint8), shifted, size_px, cv2.INTER_LINEAR, border)
-    return np.asarray(cv2.cvtColor(warped, cv2.COLOR_RGBA2RGB), np.uint8)
+    """Bilinear warp of (H,W,3) into a square; the border repeats by reflection."""
+    out = np.empty((size_px, size_px, 3), np.uint8)
+    warp_into(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8), affine, PLAIN_TONE, out)
+    return out
 
 
-def _padding(image: NDArray[np.uint8], affine: Array, size_px: int) -> tuple[int | None, Array]:
-    """How far the output reaches beyond the image, with a pixel to spare, and the affine of the padded image; None: too far to pad."""
-    height, width = image.shape[:2]
-    (a, b, x), (c, d, y) = affine.tolist()
-    determinant = a * d - b * c
-    reach = 0.0
-    for u, v in ((0, 0), (size_px, 0), (0, size_px), (size_px, size_px)):
-        back_x, back_y = (d * (u - x) - b * (v - y)) / determinant, (a * (v - y) - c * (u - x)) / determinant
-        reach = max(reach, -back_x, -back_y, back_x - width, back_y - height)
-    pad = int(np.ceil(reach)) + 1 if reach > -1 else 0
-    if pad >= min(height, width):
-        return None, affine
-    shifted = affine.copy()
-    shifted[:, 2] -= pad * (affine[:, 0] + affine[:, 1])
-    return pad, shifted
+def warp_into(pixels: NDArray[np.uint8], affine: Array, tone: Array, out: NDArray[np.uint8]) -> None:
+    """Bilinear warp of pixels (H,W,4), the fourth channel unread, into out (S,S,3), their colours changed by tone (3,2)."""
+    if warp_colors(pixels, affine, tone, out):
+        return
+    warped = _warp(pixels, affine, len(out), cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)[..., :3]
+    out[...] = (warped * tone[:, 0] + tone[:, 1] + 0.5).clip(0, 255)
 
 
 def warp_mask(mask: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
@@ -114,32 +161,7 @@ def warp_mask(mask: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[n
 
 
 def _warp(pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int, border: int) -> NDArray[np.uint8]:
-    size = (size_px, size_px)
-    out = cv2.warpAffine(pixels, _integer_centers(affine), size, flags=interpolation, borderMode=border, borderValue=MASK_IGNORE)
-    return np.asarray(out, np.uint8)
-
-
-def _integer_centers(affine: Array) -> Array:
-    """The same map for OpenCV, whose pixel centres are integers: x_cv = x - 0.5."""
-    shifted = affine.copy()
+    shifted = affine.copy()  # OpenCV's pixel centres are whole numbers: x_cv = x - 0.5
     shifted[:, 2] += 0.5 * (affine[:, 0] + affine[:, 1]) - 0.5
-    return shifted
-
-
-def random_tone(strength: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """(3,256) what becomes of each colour value, 0..1: brightness, contrast and per-channel gain, each within +- strength."""
-    if strength == 0:
-        return PLAIN_TONE
-    gain = (1 + rng.uniform(-strength, strength)) * (1 + rng.uniform(-strength, strength, 3) * 0.5)
-    offset = rng.uniform(-strength, strength) * 64
-    return (np.clip(np.arange(256) * gain[:, None] + offset, 0, 255) / 255).astype(np.float32)
-
-
-@numba.njit(cache=True, nogil=True)
-def apply_tone(image: NDArray[np.uint8], tone: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-    """Colours (H,W,3) uint8 through their channels' curves (3,256) into out (H,W,3)."""
-    for i in range(image.shape[0]):
-        for j in range(image.shape[1]):
-            out[i, j, 0] = tone[0, image[i, j, 0]]
-            out[i, j, 1] = tone[1, image[i, j, 1]]
-            out[i, j, 2] = tone[2, image[i, j, 2]]
+    size = (size_px, size_px)
+    return np.asarray(cv2.warpAffine(pixels, shifted, size, flags=interpolation, borderMode=border, borderValue=MASK_IGNORE), np.uint8)

@@ -32,6 +32,7 @@ from pipelines.config_datasets import (
     Weight,
     check_ordered,
 )
+from pipelines.config_mixture import MixtureSection, is_remote
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -183,10 +184,9 @@ class LossConfig(Section):
     render_images: PositiveInt  # images of a batch that they compare, at the most
 
 
-class StageConfig(Section):
+class StageConfig(MixtureSection):
     """One training stage."""
 
-    data: str  # folder of shards, below data/
     input_px: Annotated[int, Field(ge=32, le=2048)]
     supervision: Literal["2d", "3d"]
     center: Literal["keypoints", "box", "root"]
@@ -220,6 +220,7 @@ class StageConfig(Section):
     def _schedule(self) -> StageConfig:
         if list(self.milestones) != sorted(self.milestones):
             raise ValueError(f"milestones: expected ascending shares of steps, got {self.milestones}")
+        self._needs_streams(self.batch_size)
         return self
 
     @model_validator(mode="after")
@@ -236,10 +237,15 @@ class TrainConfig(Section):
     multi: StageConfig
 
 
+Protocol = Literal["aligned", "two-hands", "interhand", "scenes", "masks"]
+
+
 class EvaluationConfig(Section):
     model: Literal["crop", "multi"]
     data: str
     mean_hand_data: str  # training shards of single hands whose 2D labels the mean-hand baseline is fitted to
+    protocol: Protocol  # what a hand is matched by and which figures are the headline: docs/evaluation.md
+    joints: Literal["trained", "model", "manopth", "freihand", "ho3d", "smplx", "interhand"]  # trained: as the model's labels had them
     centers: Literal["true", "predicted"]
     batch_size: PositiveInt
     score_threshold: Fraction
@@ -252,6 +258,20 @@ class SubmissionConfig(Section):
     data: str
     layout: Literal["freihand", "ho3d", "ho3d-v3"]
     batch_size: PositiveInt
+
+
+class SpeedConfig(Section):
+    """Time against the number of hands: models/multi on a whole image, models/crop on a crop of every hand."""
+
+    data: str  # its first image is the one that is timed
+    hands: Annotated[list[Annotated[int, Field(ge=1, le=32)]], Field(min_length=1)]
+    repeats: PositiveInt  # of which the least time counts
+
+    @model_validator(mode="after")
+    def _ascending(self) -> SpeedConfig:
+        if self.hands != sorted(set(self.hands)):
+            raise ValueError(f"hands: expected ascending numbers of hands, got {self.hands}")
+        return self
 
 
 class ReportConfig(Section):
@@ -268,6 +288,7 @@ class Params(Section):
     train: TrainConfig
     evaluate: Annotated[dict[str, EvaluationConfig], Field(min_length=1)]
     submit: Annotated[dict[str, SubmissionConfig], Field(min_length=1)]
+    speed: SpeedConfig
     report: ReportConfig
 
     @model_validator(mode="after")
@@ -287,6 +308,11 @@ class Params(Section):
         for key, data in self._data_keys():
             if data not in folders:
                 raise ValueError(f"{key}: expected one of {folders}, got {data!r}")
+        known = [f"data/{folder}" for folder in folders]
+        for key in ("crop", "multi"):
+            for name, part in getattr(self.train, key).data.items():
+                if not is_remote(part.path) and part.path not in known:
+                    raise ValueError(f"train.{key}.data.{name}.path: expected a URL or one of {known}, got {part.path!r}")
         measured = {evaluation.data for evaluation in self.evaluate.values()}
         for key in ("crop", "multi"):
             stage: StageConfig = getattr(self.train, key)
@@ -298,8 +324,6 @@ class Params(Section):
         return self
 
     def _data_keys(self) -> Iterator[tuple[str, str]]:
-        yield "train.crop.data", self.train.crop.data
-        yield "train.multi.data", self.train.multi.data
         yield "train.crop.validate_data", self.train.crop.validate_data
         yield "train.multi.validate_data", self.train.multi.validate_data
         for name, evaluation in self.evaluate.items():
@@ -307,6 +331,7 @@ class Params(Section):
             yield f"evaluate.{name}.mean_hand_data", evaluation.mean_hand_data
         for name, submission in self.submit.items():
             yield f"submit.{name}.data", submission.data
+        yield "speed.data", self.speed.data
 
 
 def parse_params(tree: object, where: str) -> Params:

@@ -1,8 +1,10 @@
-"""Training and evaluation batches from shards. A training batch is a pure function of (seed, step), so a resumed run sees the same ones."""
+"""Labelled images under their views as batches: read, decode, warp and label, a batch at once. Pixels stay 8-bit until the device has them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,87 +17,122 @@ from torch.utils.data import DataLoader, Dataset
 from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition
 from handnet.skeleton import ROOT
-from pipelines.augment import PLAIN_TONE, View, apply_tone, fixed_view, random_tone, random_view, warp_image, warp_mask, warp_vectors
-from pipelines.config import StageConfig
-from pipelines.datasets.sample import MASK_IGNORE, HandLabel, HandSample, transform_box, transform_points
+from pipelines.augment import PLAIN_TONE, View, Views, fixed_view, warp_image, warp_into, warp_mask, warp_vectors
+from pipelines.datasets.sample import MASK_IGNORE, NUM_KEYPOINTS, NUM_VERTICES, SIDES, HandLabel, HandSample
 from pipelines.shards import ShardReader, schema
 
 Item = TypeVar("Item")
 DATA_ROOT = Path("data")
 # The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
 WINDOW_JITTER = 1.2
+_scratch = threading.local()
 
 
-class TrainingBatches(Dataset[HandBatch]):
-    """Item `step` is the batch of that step for one rank of `world_size`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Source:
+    """One image and its N hands as arrays, before it is shown: what a batch is made of, without a HandSample's checks.
 
-    def __init__(self, config: StageConfig, seed: int, *, whole_image: bool, rank: int = 0, world_size: int = 1):
-        self.reader = ShardReader(DATA_ROOT / config.data)
-        self.config = config
-        self.seed = seed
-        self.whole_image = whole_image
-        if config.batch_size % world_size:
-            raise ValueError(f"batch_size: expected a multiple of {world_size} processes, got {config.batch_size}")
-        if not len(self.reader):
-            raise ValueError(f"{self.reader.folder}: expected at least one sample, got none")
-        self.rank, self.world_size = rank, world_size
-        self._order: tuple[int, NDArray[np.int64]] | None = None  # of the epoch read last
+    image: JPEG bytes, or (H,W,3) uint8. size_px: H, W. Labels as HandSample's; a hand without one has rows of NaN in keypoints_m
+    (N,21,3) or vertices_m (N,778,3), which are None where no hand has them.
+    """
 
-    def __len__(self) -> int:
-        return self.config.steps
+    key: str
+    image: bytes | NDArray[np.uint8]
+    size_px: tuple[int, int]
+    K: NDArray[np.float64]
+    side: list[int]
+    keypoints_px: NDArray[np.float32]
+    visible: NDArray[np.bool_]
+    box_px: NDArray[np.float32]
+    keypoints_m: NDArray[np.float32] | None
+    vertices_m: NDArray[np.float32] | None
+    mask: NDArray[np.uint8] | None
 
-    def __getitem__(self, step: int) -> HandBatch:
-        return collate([self._sample(*place) for place in self._places(step)])
+    @staticmethod
+    def of(sample: HandSample) -> Source:
+        """A sample's."""
+        hands = sample.hands
+        return Source(
+            key=sample.key,
+            image=sample.image,
+            size_px=(sample.height_px, sample.width_px),
+            K=sample.K,
+            side=[hand.side for hand in hands],
+            keypoints_px=np.array([hand.keypoints_px for hand in hands], np.float32).reshape(-1, NUM_KEYPOINTS, 2),
+            visible=np.array([hand.visible for hand in hands], np.bool_).reshape(-1, NUM_KEYPOINTS),
+            box_px=np.array([hand.box_px for hand in hands], np.float32).reshape(-1, 4),
+            keypoints_m=_rows([hand.keypoints_m for hand in hands], NUM_KEYPOINTS),
+            vertices_m=_rows([hand.vertices_m for hand in hands], NUM_VERTICES),
+            mask=sample.mask,
+        )
 
-    def in_parts(self, step: int, size: int) -> list[HandBatch]:
-        """The same batch in parts of `size` images, the last one smaller where it must be."""
-        places = self._places(step)
-        return [collate([self._sample(*place) for place in places[i : i + size]]) for i in range(0, len(places), size)]
+    @staticmethod
+    def read(reader: ShardReader, index: int, *, labels_3d: bool, mask: bool) -> Source:
+        """Sample `index` of a folder of shards; without labels_3d and mask these members stay unread. ShardError as reader.read's."""
+        optional = (schema.KEYPOINTS_3D, schema.VERTICES) * labels_3d + (schema.MASK,) * mask
+        there = [suffix for suffix in optional if reader.has_member(index, suffix)]
+        members = reader.read_members(index, [schema.IMAGE, schema.META, schema.KEYPOINTS, *there])
+        try:
+            meta = schema.decode_meta(members[schema.META])
+            keypoints = schema.decode_array(members[schema.KEYPOINTS])
+            labels = {suffix: schema.decode_array(members[suffix]) for suffix in there if suffix != schema.MASK}
+            return Source(
+                key=reader.key(index),
+                image=members[schema.IMAGE],
+                size_px=(int(meta["height"]), int(meta["width"])),
+                K=np.array(meta["K"], np.float64),
+                side=[SIDES.index(hand["side"]) for hand in meta["hands"]],
+                keypoints_px=keypoints[..., :2],
+                visible=keypoints[..., 2] > 0.5,
+                box_px=np.array([hand["box"] for hand in meta["hands"]], np.float32).reshape(-1, 4),
+                keypoints_m=labels.get(schema.KEYPOINTS_3D),
+                vertices_m=labels.get(schema.VERTICES),
+                mask=schema.decode_mask(members[schema.MASK]) if schema.MASK in there else None,
+            )
+        except schema.DECODE_ERRORS:
+            reader.read(index, labels_3d=labels_3d, mask=mask)  # takes longer, and says what is wrong with which member
+            raise
 
-    def _places(self, step: int) -> list[tuple[int, bool]]:
-        """This rank's images: places in the sequence of all, dealt out one by one, those with a mask first; and whose mask is read.
-
-        The terms that draw hands look at a batch's first images with a mask, so these are spread over the ranks; the masks of
-        others would be decoded for nothing.
-        """
-        if step >= self.config.steps:
-            raise IndexError(step)
-        batch = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
-        in_order = sorted(batch, key=lambda position: not self.reader.has_member(self._index(position), schema.MASK))
-        loss = self.config.loss
-        num_drawn = loss.render_images if loss.photometric or loss.silhouette else 0
-        return [(position, place < num_drawn) for place, position in enumerate(in_order)][self.rank :: self.world_size]
-
-    def _index(self, position: int) -> int:
-        """Which sample stands at a place of the sequence: every epoch has its own order."""
-        epoch, place = divmod(position, len(self.reader))
-        if self._order is None or self._order[0] != epoch:
-            self._order = epoch, np.random.default_rng([self.seed, 0, epoch]).permutation(len(self.reader))
-        return int(self._order[1][place])
-
-    def _sample(self, position: int, mask: bool) -> Example:
-        rng = np.random.default_rng([self.seed, 1, position])
-        full = self.config.supervision == "3d"
-        sample = self.reader.read(self._index(position), labels_3d=full, mask=mask)
-        center = view_center(sample, self.config.center, self.whole_image)
-        view = random_view(sample, self.config.input_px, center, self.config.augment, rng)
-        return make_example(sample, view, self.config.input_px, color=self.config.augment.color, rng=rng)
+    def pixels(self) -> NDArray[np.uint8]:
+        """(H,W,4), the fourth channel meaningless; good until this thread's next call. ValueError for another size than size_px."""
+        height, width = self.size_px
+        room = getattr(_scratch, "pixels", np.empty(0, np.uint8))
+        if room.size < height * width * 4:
+            room = _scratch.pixels = np.empty(height * width * 4, np.uint8)
+        pixels: NDArray[np.uint8] = room[: height * width * 4].reshape(height, width, 4)
+        if isinstance(self.image, bytes):
+            schema.decode_image_into(self.image, pixels)
+        else:
+            cv2.cvtColor(self.image, cv2.COLOR_RGB2RGBA, dst=pixels)
+        return pixels
 
 
-class Example:
-    """One warped sample: arrays of its hands that are still inside the input. tone (3,256): what becomes of its colours, 0..1."""
+def _rows(values: Sequence[NDArray[np.float32] | None], num_points: int) -> NDArray[np.float32] | None:
+    if all(value is None for value in values):
+        return None
+    missing = np.full((num_points, 3), np.nan, np.float32)
+    return np.stack([missing if value is None else value for value in values])
 
-    def __init__(
-        self, key: str, image: NDArray[np.uint8], tone: NDArray[np.float32], mask: NDArray[np.uint8] | None, K: NDArray[np.float64]
-    ):
-        self.key, self.image, self.tone, self.mask, self.K = key, image, tone, mask, K
-        self.side: list[int] = []
-        self.keypoints_px: list[NDArray[np.float32]] = []
-        self.visible: list[NDArray[np.float32]] = []
-        self.box_px: list[NDArray[np.float32]] = []
-        self.jitter: list[float] = []
-        self.keypoints_m: list[NDArray[np.float32] | None] = []
-        self.vertices_m: list[NDArray[np.float32] | None] = []
+
+def label_centers(
+    keypoints_px: NDArray[np.floating], visible: NDArray[np.bool_], definition: CenterDefinition
+) -> NDArray[np.float64]:
+    """(M,2) centres of hands with keypoints (M,21,2), those of visible (M,21) where there are any: `hand_centers` without tensors."""
+    if definition == "root":
+        return keypoints_px[:, ROOT].astype(np.float64)
+    points = keypoints_px.astype(np.float64)
+    used = np.where(visible.any(1, keepdims=True), visible, True)[..., None]
+    if definition == "keypoints":
+        mean: NDArray[np.float64] = (points * used).sum(1) / used.sum(1)
+        return mean
+    low, high = np.where(used, points, np.inf).min(1), np.where(used, points, -np.inf).max(1)
+    return (low + high) / 2
+
+
+def label_center(hand: HandLabel, definition: CenterDefinition = "keypoints") -> NDArray[np.float64]:
+    """(2,) centre of a labelled hand in its image's pixels."""
+    center: NDArray[np.float64] = label_centers(hand.keypoints_px[None], hand.visible[None], definition)[0]
+    return center
 
 
 def view_center(sample: HandSample, definition: CenterDefinition, whole_image: bool) -> NDArray[np.float64]:
@@ -105,93 +142,102 @@ def view_center(sample: HandSample, definition: CenterDefinition, whole_image: b
     return label_center(sample.hands[0], definition)
 
 
-def label_center(hand: HandLabel, definition: CenterDefinition = "keypoints") -> NDArray[np.float64]:
-    """(2,) centre of a labelled hand in its image's pixels: `hand_centers` of one hand, without the time that tensors take."""
-    if definition == "root":
-        return hand.keypoints_px[ROOT].astype(np.float64)
-    points = hand.keypoints_px[hand.visible] if hand.visible.any() else hand.keypoints_px
-    center = points.mean(0) if definition == "keypoints" else (points.min(0) + points.max(0)) / 2
-    return center.astype(np.float64)
+def show(samples: Sequence[HandSample], views: Sequence[View], input_px: int) -> HandBatch:
+    """Samples under views as one batch, without augmentation of colours or windows."""
+    return make_batch([Source.of(sample) for sample in samples], Views.of(list(views)), input_px)
 
 
-def make_example(sample: HandSample, view: View, input_px: int, *, color: float = 0.0, rng: np.random.Generator | None = None) -> Example:
-    """Image and labels under a view. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored."""
-    image = warp_image(sample.image, view.affine, input_px)
-    tone = PLAIN_TONE if rng is None else random_tone(color, rng)
-    mask = None if sample.mask is None else warp_mask(sample.mask, view.affine, input_px)
-    example = Example(sample.key, image, tone, mask, view.K)
-    mask_value = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the sample -> in the example
-    mask_value[0] = 0
-    for i, hand in enumerate(sample.hands):
-        keypoints = transform_points(view.affine, hand.keypoints_px)
-        inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
-        visible = (hand.visible & inside).astype(np.float32)
-        center = keypoints[visible > 0].mean(0) if visible.any() else keypoints.mean(0)
-        if ((center < 0) | (center >= input_px)).any():
-            continue
-        example.side.append(1 - hand.side if view.flip else hand.side)
-        mask_value[i + 1] = len(example.side)
-        example.keypoints_px.append(keypoints)
-        example.visible.append(visible)
-        example.box_px.append(transform_box(view.affine, hand.box_px).clip(0, input_px))
-        example.jitter.append(float(WINDOW_JITTER ** rng.uniform(-1, 1)) if rng is not None else 1.0)
-        example.keypoints_m.append(None if hand.keypoints_m is None else warp_vectors(hand.keypoints_m, view))
-        example.vertices_m.append(None if hand.vertices_m is None else warp_vectors(hand.vertices_m, view))
-    if mask is not None and len(example.side) < len(sample.hands):
-        example.mask = mask_value[mask]
-    return example
+def make_batch(
+    sources: Sequence[Source],
+    views: Views,
+    input_px: int,
+    tones: NDArray[np.float64] | None = None,
+    window_draws: NDArray[np.float64] | None = None,
+) -> HandBatch:
+    """Images and labels under views, those with a mask first: the terms that draw hands look at the first few images only.
 
-
-def collate(examples: list[Example]) -> HandBatch:
-    """Examples to one batch with flat hands; what some images or hands have no label of is marked as not available, and is zero.
-
-    Images with a mask come first: the terms that draw hands look at the first few images only.
+    tones (B,3,2): gain and offset of the images' channels. window_draws (B, at least as many as hands): uniform numbers for the windows'
+    jitter; 1 without. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored.
+    What some images or hands have no label of is marked as not available, and is zero. ValueError for what cannot be decoded.
     """
-    examples = sorted(examples, key=lambda e: e.mask is None)
-    counts = tuple(len(e.side) for e in examples)
-
-    def flat(name: str, shape: tuple[int, ...]) -> torch.Tensor:
-        rows = [row for e in examples for row in getattr(e, name)]
-        return torch.from_numpy(np.stack(rows).astype(np.float32)) if rows else torch.zeros(0, *shape)
-
-    def flat_3d(name: str, shape: tuple[int, ...]) -> tuple[torch.Tensor | None, torch.Tensor]:
-        rows = [row for e in examples for row in getattr(e, name)]
-        there = torch.tensor([row is not None for row in rows], dtype=torch.bool)
-        if not there.any():
-            return None, there
-        return torch.from_numpy(np.stack([np.zeros(shape, np.float32) if row is None else row for row in rows])), there
-
-    image = torch.empty(len(examples), *examples[0].image.shape)
-    for example, pixels in zip(examples, image.numpy(), strict=True):
-        apply_tone(example.image, example.tone, pixels)
-    image = image.permute(0, 3, 1, 2)  # channels last in memory
-    masks = [e.mask for e in examples]
-    keypoints_m, has_keypoints_m = flat_3d("keypoints_m", (21, 3))
-    vertices_m, has_vertices_m = flat_3d("vertices_m", (778, 3))
+    order = sorted(range(len(sources)), key=lambda i: sources[i].mask is None)
+    sources, views = [sources[i] for i in order], views.take(order)
+    tones = np.tile(PLAIN_TONE, (len(order), 1, 1)) if tones is None else tones[order]
+    image = torch.empty(len(sources), input_px, input_px, 3, dtype=torch.uint8)
+    for source, affine, tone, out in zip(sources, views.affine, tones, image.numpy(), strict=True):
+        warp_into(source.pixels(), affine, tone, out)
+    counts = [len(source.side) for source in sources]
+    index = np.repeat(np.arange(len(sources)), counts)
+    affine = views.affine[index]
+    moved = np.concatenate([source.keypoints_px for source in sources]) @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
+    keypoints = moved.astype(np.float32)
+    inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
+    visible = np.concatenate([source.visible for source in sources]) & inside
+    centers = label_centers(keypoints, visible, "keypoints")
+    kept: NDArray[np.bool_] = np.all((centers >= 0) & (centers < input_px), axis=-1)
+    places = np.concatenate([np.arange(count) for count in counts])  # of each hand in its image
+    jitter = np.ones(len(index))
+    if window_draws is not None:
+        jitter = WINDOW_JITTER ** (2 * window_draws[order][index, places] - 1)
+    side = np.array([side for source in sources for side in source.side], np.int64)
+    keypoints_m, has_keypoints_m = _labels_3d([source.keypoints_m for source in sources], counts, kept, views, NUM_KEYPOINTS)
+    vertices_m, has_vertices_m = _labels_3d([source.vertices_m for source in sources], counts, kept, views, NUM_VERTICES)
+    boxes = _moved_boxes(np.concatenate([source.box_px for source in sources]), affine).clip(0, input_px)
+    num_kept = np.bincount(index[kept], minlength=len(sources))
     return HandBatch(
-        image=image,
-        K=torch.from_numpy(np.stack([e.K for e in examples]).astype(np.float32)),
-        mask=_stack_masks(masks, image.shape[-2:]),
-        has_mask=torch.tensor([mask is not None for mask in masks], dtype=torch.bool),
-        counts=counts,
-        image_index=torch.repeat_interleave(torch.arange(len(examples)), torch.tensor(counts)),
-        side=torch.tensor([s for e in examples for s in e.side], dtype=torch.long),
-        keypoints_px=flat("keypoints_px", (21, 2)),
-        visible=flat("visible", (21,)),
-        box_px=flat("box_px", (4,)),
-        window_jitter=torch.tensor([j for e in examples for j in e.jitter], dtype=torch.float32),
+        image=image.permute(0, 3, 1, 2),  # channels last in memory
+        K=torch.from_numpy(views.K.astype(np.float32)),
+        mask=_masks(sources, views, input_px, np.split(kept, np.cumsum(counts)[:-1])),
+        has_mask=torch.tensor([source.mask is not None for source in sources], dtype=torch.bool),
+        counts=tuple(num_kept.tolist()),
+        image_index=torch.from_numpy(index[kept]),
+        side=torch.from_numpy(np.where(views.flip[index], 1 - side, side)[kept]),
+        keypoints_px=torch.from_numpy(keypoints[kept]),
+        visible=torch.from_numpy(visible[kept].astype(np.float32)),
+        box_px=torch.from_numpy(boxes[kept].astype(np.float32)),
+        window_jitter=torch.from_numpy(jitter[kept].astype(np.float32)),
         keypoints_m=keypoints_m,
         has_keypoints_m=has_keypoints_m,
         vertices_m=vertices_m,
         has_vertices_m=has_vertices_m,
-        keys=tuple(e.key for e in examples),
+        keys=tuple(source.key for source in sources),
     )
 
 
-def _stack_masks(masks: list[NDArray[np.uint8] | None], size: tuple[int, ...]) -> torch.Tensor | None:
-    if all(mask is None for mask in masks):
+def _moved_boxes(boxes_px: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes (M,4) under affines (M,2,3): upright boxes around the moved corners."""
+    corners = boxes_px[:, [0, 1, 0, 3, 2, 1, 2, 3]].reshape(-1, 4, 2) @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
+    return np.concatenate([corners.min(1), corners.max(1)], -1)
+
+
+def _labels_3d(
+    rows: Sequence[NDArray[np.float32] | None], counts: Sequence[int], kept: NDArray[np.bool_], views: Views, num_points: int
+) -> tuple[torch.Tensor | None, torch.Tensor]:
+    """Points of the kept hands under their views, None if there are none; and which hands have them."""
+    if all(row is None for row in rows):
+        return None, torch.zeros(int(kept.sum()), dtype=torch.bool)
+    missing = [np.full((count, num_points, 3), np.nan, np.float32) if row is None else row for row, count in zip(rows, counts, strict=True)]
+    index = np.repeat(np.arange(len(counts)), counts)[kept]
+    points = warp_vectors(np.concatenate(missing)[kept], views.flip[index], views.roll_rad[index])
+    there = ~np.isnan(points).all((1, 2))
+    points[~there] = 0
+    return (torch.from_numpy(points) if there.any() else None), torch.from_numpy(there)
+
+
+def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: Sequence[NDArray[np.bool_]]) -> torch.Tensor | None:
+    """(B,S,S) instance ids: those of kept hands count on, other hands' pixels are to be ignored. None if no image has a mask."""
+    if all(source.mask is None for source in sources):
         return None
-    return torch.from_numpy(np.stack([np.zeros(size, np.uint8) if mask is None else mask for mask in masks]))
+    masks = np.zeros((len(sources), input_px, input_px), np.uint8)
+    for source, affine, own, out in zip(sources, views.affine, kept, masks, strict=True):
+        if source.mask is None:
+            continue
+        warped = warp_mask(source.mask, affine, input_px)
+        values = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the source -> in the batch
+        values[0] = 0
+        values[1 : len(own) + 1][own] = np.arange(1, own.sum() + 1)
+        out[...] = warped if own.all() else values[warped]
+    return torch.from_numpy(masks)
 
 
 class FromStep(torch.utils.data.Sampler[int]):

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 
-from pipelines.config import ParamsError, load_params
+from pipelines.config import load_params
+from pipelines.stage_command import run_stage, usage_error
 
 MODULE = "pipelines.train"
 
@@ -17,35 +19,20 @@ MODULE = "pipelines.train"
 def main(arguments: list[str]) -> int:
     """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0] not in ("crop", "multi"):
-        print(f"usage: python -m {MODULE} crop|multi", file=sys.stderr)
-        return 2
-    try:
-        params = load_params()
-    except ParamsError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return usage_error(f"python -m {MODULE} crop|multi")
+    return run_stage(lambda: train(arguments), interrupted="the same command goes on from the last checkpoint", who=who())
+
+
+def train(arguments: list[str]) -> Path | int:
+    """Train in this process, or start one per device; the model's folder, or the exit code of those."""
+    params = load_params()
     # imported here, which takes seconds, so that a mistake in params.yaml is told at once
     from pipelines.training.launching import launch, needs_launch
     from pipelines.training.stage import train_stage
-    from pipelines.training.stopping import EXIT_INTERRUPTED, Stopped
 
-    try:
-        if needs_launch():
-            return launch(MODULE, arguments)
-        folder = train_stage("crop" if arguments[0] == "crop" else "multi", params.train)
-    except (ValueError, OSError) as error:
-        print(f"{who()}error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, ParamsError) else 1
-    except Stopped as stop:
-        if not who():
-            print(stop, file=sys.stderr)
-        return stop.exit_code
-    except KeyboardInterrupt:
-        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    if not who():
-        print(f"wrote {folder}")
-    return 0
+    if needs_launch():
+        return launch(MODULE, arguments)
+    return train_stage("crop" if arguments[0] == "crop" else "multi", params.train)
 
 
 def who() -> str:

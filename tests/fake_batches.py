@@ -17,7 +17,7 @@ from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.task import HandTask
 from pipelines.augment import fixed_view
 from pipelines.datasets.sample import HandSample
-from pipelines.loading import collate, make_example, view_center
+from pipelines.loading import show, view_center
 
 SMALL = HandNetConfig(
     backbone="mobilenetv3_small_050",
@@ -45,12 +45,9 @@ def with_boxes_as_mask(sample: HandSample) -> HandSample:
 
 def batch_of(samples: Sequence[HandSample], input_px: int, *, whole_image: bool, with_mask: bool = True) -> HandBatch:
     """The samples as the loader gives them, without augmentation."""
-    examples = []
-    for sample in samples:
-        shown = with_boxes_as_mask(sample) if with_mask else sample
-        view = fixed_view(shown, input_px, view_center(shown, "keypoints", whole_image))
-        examples.append(make_example(shown, view, input_px))
-    return collate(examples)
+    shown = [with_boxes_as_mask(sample) if with_mask else sample for sample in samples]
+    views = [fixed_view(sample, input_px, view_center(sample, "keypoints", whole_image)) for sample in shown]
+    return show(shown, views, input_px).to("cpu")
 
 
 def small_task(layer: HandLayer, weights: LossWeights = ALL_2D, network: HandNetConfig = SMALL, **changes) -> HandTask:

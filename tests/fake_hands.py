@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from handnet.hand.layer import HandLayer
 from handnet.skeleton import ROOT
+from pipelines.config_mixture import MixturePart
 from pipelines.datasets.sample import HandLabel, HandSample
 from pipelines.shards.build import Plan, build_shards
 from pipelines.shards.manifest import Counts
@@ -132,6 +133,12 @@ def write_shards(folder: Path, samples: list[HandSample]) -> Path:
     )
     build_shards(plan, num_workers=1, description="fake")
     return folder
+
+
+def mixture_of(*folders: Path | str, **changes: float) -> dict[str, MixturePart]:
+    """Folders of shards as a training stage's mixture in equal parts: `part0`, `part1`..."""
+    values = {"weight": 1.0, "labels_3d": 1.0, "masks": 1.0, **changes}
+    return {f"part{i}": MixturePart(path=str(folder), **values) for i, folder in enumerate(folders)}
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ LAYERS = ["handnet", "pipelines", "flows"]  # each may import itself and what st
 MAX_LINES = 400
 # What cannot change a result, so that a change of it reruns nothing: the schema of the params (it holds no default; the values are
 # in the stages' params) and the progress bar.
-NO_DEPS = {"pipelines/config.py", "pipelines/config_datasets.py", "pipelines/progress.py"}
+NO_DEPS = {"pipelines/config.py", "pipelines/config_datasets.py", "pipelines/config_mixture.py", "pipelines/progress.py"}
 LATE_IMPORT = re.compile(r"(handnet|pipelines)(\.\w+)+:\w+")  # "package.module:name", imported when it is needed
 
 
@@ -88,8 +88,8 @@ def stages() -> dict[str, dict]:
 
 def entry_point(stage: dict) -> Path:
     """The file that a stage's command runs."""
-    match = re.fullmatch(r"python -m pipelines\.(\w+)( [\w${}]+)?", stage["cmd"])
-    assert match, f"expected `python -m pipelines.NAME [ARGUMENT]`, got {stage['cmd']!r}"
+    match = re.fullmatch(r"python -m pipelines\.(\w+)( [\w${}]+)*", stage["cmd"])
+    assert match, f"expected `python -m pipelines.NAME [ARGUMENT...]`, got {stage['cmd']!r}"
     return ROOT / "pipelines" / f"{match[1]}.py"
 
 

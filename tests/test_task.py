@@ -15,7 +15,7 @@ from handnet.hand.layer import HandLayer
 from handnet.losses.weights import LOSS_PRESETS, LossOptions, LossWeights
 from handnet.network.handnet import HandNetConfig
 from pipelines.augment import fixed_view
-from pipelines.loading import collate, make_example, view_center
+from pipelines.loading import show, view_center
 
 LABELS_3D = LossWeights(joints_3d=1.0, vertices_3d=1.0)
 KEYPOINT_FIELDS = ("keypoints_px", "visible", "keypoints_m", "has_keypoints_m", "vertices_m", "has_vertices_m")
@@ -66,7 +66,7 @@ def mixed_scenes(num, seed, size_px=192):
 def given(samples, input_px=192, whole_image=True):
     """The samples as they are, without masks made up for them."""
     views = [fixed_view(s, input_px, view_center(s, "keypoints", whole_image)) for s in samples]
-    return collate([make_example(s, v, input_px) for s, v in zip(samples, views, strict=True)])
+    return show(samples, views, input_px).to("cpu")
 
 
 def test_every_term_is_finite_for_scenes_with_and_without_hands(layer):

@@ -1,4 +1,4 @@
-"""Batches: what collate makes of images that are not labelled alike, masks after a view, and what HandBatch refuses."""
+"""Batches: what becomes of images that are not labelled alike, masks after a view, and what HandBatch refuses."""
 
 import copy
 from dataclasses import replace
@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from fake_batches import batch_of
-from fake_hands import make_crops, make_scenes, write_shards
+from fake_hands import make_crops, make_scenes, mixture_of, write_shards
 
-import pipelines.loading as loading
 from handnet.batch import MASK_IGNORE, HandBatch
 from pipelines.augment import fixed_view
 from pipelines.config import load_params
-from pipelines.loading import TrainingBatches, collate, make_example
+from pipelines.loading import show
+from pipelines.training.batches import TrainingBatches
 from pipelines.training.stage import require_3d_labels
 
 
@@ -22,14 +22,14 @@ def batch() -> HandBatch:
     return batch_of(make_scenes(4, seed=0)[1:], 128, whole_image=True)
 
 
-def examples(samples, input_px=192, center=(96.0, 96.0)):
-    return [make_example(s, fixed_view(s, input_px, np.array(center)), input_px) for s in samples]
+def shown(samples, input_px=192, center=(96.0, 96.0)):
+    return show(samples, [fixed_view(s, input_px, np.array(center)) for s in samples], input_px)
 
 
 def test_labels_of_some_hands_are_passed_on_and_the_others_marked():
     scenes = make_scenes(4, seed=0)
     two = [replace(scenes[2].hands[0], keypoints_m=None, vertices_m=None), replace(scenes[2].hands[1], vertices_m=None)]
-    batch = collate(examples([scenes[1], replace(scenes[2], hands=tuple(two))]))
+    batch = shown([scenes[1], replace(scenes[2], hands=tuple(two))])
     assert batch.counts == (1, 2)
     assert batch.has_keypoints_m.tolist() == [True, False, True]
     assert batch.has_vertices_m.tolist() == [True, False, False]
@@ -41,7 +41,7 @@ def test_labels_of_some_hands_are_passed_on_and_the_others_marked():
 
 
 def test_a_batch_without_any_hand_has_the_right_shapes():
-    batch = collate(examples(make_scenes(1, seed=0)))
+    batch = shown(make_scenes(1, seed=0))
     assert batch.counts == (0,)
     assert batch.box_px.shape == (0, 4)
     assert batch.keypoints_m is None
@@ -56,7 +56,7 @@ def test_pixels_of_a_hand_that_left_the_input_are_neither_hand_nor_background():
     mask = np.zeros((192, 192), np.uint8)
     for i, (x0, y0, x1, y1) in enumerate(boxes.astype(int)):
         mask[y0:y1, x0:x1] = i + 1
-    batch = collate(examples([replace(scene, mask=mask)], center=(96.0 + 52, 96.0)))
+    batch = shown([replace(scene, mask=mask)], center=(96.0 + 52, 96.0))
     assert batch.counts == (2,)
     middles = ((boxes[:, :2] + boxes[:, 2:]) / 2).astype(int)
     assert [batch.mask[0, y, x - 52].item() for x, y in middles[1:]] == [1, 2]
@@ -66,10 +66,10 @@ def test_pixels_of_a_hand_that_left_the_input_are_neither_hand_nor_background():
     np.testing.assert_allclose(batch.box_px[1].numpy(), (scene.hands[2].box_px - [52, 0, 52, 0]).clip(0, 192), atol=1e-3)
 
 
-def test_weak_supervision_delivers_no_3d_label(tmp_path, monkeypatch):
+def test_weak_supervision_delivers_no_3d_label(tmp_path):
     write_shards(tmp_path / "data" / "fake", make_crops(4, seed=0))
-    monkeypatch.setattr(loading, "DATA_ROOT", tmp_path / "data")
-    config = load_params().train.crop.model_copy(update={"data": "fake", "batch_size": 4, "input_px": 64, "supervision": "2d"})
+    data = mixture_of(tmp_path / "data/fake")
+    config = load_params().train.crop.model_copy(update={"data": data, "batch_size": 4, "input_px": 64, "supervision": "2d"})
     weak = TrainingBatches(config, 0, whole_image=False)[0]
     assert weak.keypoints_m is None
     assert weak.vertices_m is None
@@ -80,18 +80,17 @@ def test_weak_supervision_delivers_no_3d_label(tmp_path, monkeypatch):
     assert full.has_vertices_m.all()
 
 
-def test_data_without_any_3d_label_is_refused_for_3d_supervision(tmp_path, monkeypatch):
+def test_data_without_any_3d_label_is_refused_for_3d_supervision(tmp_path):
     samples = make_crops(3, seed=0)
     no_vertices = [replace(s, hands=(replace(s.hands[0], vertices_m=None),)) for s in samples]
     for name, written in (("none", [replace(s, hands=(s.hands[0].without_3d(),)) for s in samples]), ("joints", no_vertices)):
         write_shards(tmp_path / "data" / name, written)
-    monkeypatch.setattr(loading, "DATA_ROOT", tmp_path / "data")
     stage = load_params().train.crop
 
     def check(data, **weights):
         loss = stage.loss.model_copy(update=weights)
-        config = stage.model_copy(update={"data": data, "supervision": "3d", "loss": loss})
-        require_3d_labels(TrainingBatches(config, 0, whole_image=False).reader, config)
+        config = stage.model_copy(update={"data": mixture_of(tmp_path / "data" / data), "supervision": "3d", "loss": loss})
+        require_3d_labels(TrainingBatches(config, 0, whole_image=False).sequence, config)
 
     with pytest.raises(ValueError, match="none: supervision '3d' with loss joints_3d expects hands with keypoints_m, got none in 3"):
         check("none", joints_3d=1.0)

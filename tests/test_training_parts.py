@@ -17,7 +17,7 @@ from handnet.hand.layer import HandLayer
 from handnet.losses.parts import BatchPart
 from handnet.losses.weights import LossOptions
 from pipelines.augment import fixed_view
-from pipelines.loading import collate, make_example, view_center
+from pipelines.loading import show, view_center
 from pipelines.training.feeding import device_batch_size
 from pipelines.training.whole_batch import num_drawn
 
@@ -40,7 +40,7 @@ def test_terms_and_gradients_of_the_parts_are_those_of_the_whole(masks):
 
     def batch(places):
         views = [fixed_view(scenes[i], 96, view_center(scenes[i], "keypoints", True)) for i in places]
-        return collate([make_example(scenes[i], view, 96) for i, view in zip(places, views, strict=True)])
+        return show([scenes[i] for i in places], views, 96).to("cpu")
 
     weights = replace(EVERY_2D, joints_3d=1.0, vertices_3d=1.0)
     options = LossOptions(render_px=32, render_images=3)

@@ -12,6 +12,9 @@ from fake_batches import with_boxes_as_mask
 from fake_hands import make_crops, make_scenes, write_shards
 from ruamel.yaml import YAML
 
+from pipelines.config import load_params
+from pipelines.mixtures.description import write_mixture, write_part
+
 ROOT = Path(__file__).parents[1]
 MADE = ("models", "logs", "checkpoints")
 
@@ -24,7 +27,23 @@ def make_project(folder: Path, **changes) -> Path:
     small = {"steps": 12, "batch_size": 4, "checkpoint_every": 4, "log_every": 1, "input_px": 64, "validate_every": 0}
     write_params(folder, YAML(typ="safe", pure=True).load((ROOT / "pipelines/presets/tiny.yaml").read_text()))
     change_params(folder, **{**small, **changes})
+    describe_mixtures(folder)
     return folder
+
+
+def describe_mixtures(folder: Path) -> None:
+    """What the stages before training leave in data/mixtures."""
+    params = load_params(folder / "params.yaml")
+    before = Path.cwd()
+    os.chdir(folder)
+    try:
+        for stage in ("crop", "multi"):
+            parts = getattr(params.train, stage).data
+            for name, part in parts.items():
+                write_part(stage, name, part)
+            write_mixture(stage, parts)
+    finally:
+        os.chdir(before)
 
 
 def write_params(folder: Path, tree: dict) -> None:

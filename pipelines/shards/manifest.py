@@ -143,19 +143,26 @@ def load_manifest(folder: Path) -> Manifest:
     """Read and check `folder`/manifest.json. ShardError if it is missing, not JSON, of another schema or incomplete."""
     path = folder / MANIFEST
     try:
-        tree = orjson.loads(path.read_bytes())
+        data = path.read_bytes()
     except FileNotFoundError:
         raise ShardError(f"{path}: not found; the stage that writes {folder} has not finished") from None
+    return parse_manifest(data, str(path))
+
+
+def parse_manifest(data: bytes, where: str) -> Manifest:
+    """The manifest in `data`; `where` names it. ShardError if it is not JSON, of another schema or incomplete."""
+    try:
+        tree = orjson.loads(data)
     except orjson.JSONDecodeError as error:
-        raise ShardError(f"{path}: not valid JSON: {error}") from None
+        raise ShardError(f"{where}: not valid JSON: {error}") from None
     if not isinstance(tree, dict):
-        raise ShardError(f"{path}: expected a JSON object, got {type(tree).__name__}")
+        raise ShardError(f"{where}: expected a JSON object, got {type(tree).__name__}")
     if tree.get("schema") != SCHEMA:
-        raise ShardError(f"{path}: expected schema {SCHEMA}, got {tree.get('schema')!r}; run the stage that writes it again")
+        raise ShardError(f"{where}: expected schema {SCHEMA}, got {tree.get('schema')!r}; run the stage that writes it again")
     known = {f.name for f in fields(Manifest)}
     if set(tree) != known:
-        raise ShardError(f"{path}: missing keys {sorted(known - set(tree))}, unknown keys {sorted(set(tree) - known)}")
+        raise ShardError(f"{where}: missing keys {sorted(known - set(tree))}, unknown keys {sorted(set(tree) - known)}")
     try:
         return Manifest(**{**tree, "shards": [ShardEntry(**entry) for entry in tree["shards"]]})
     except TypeError as error:
-        raise ShardError(f"{path}: shards: {error}") from None
+        raise ShardError(f"{where}: shards: {error}") from None

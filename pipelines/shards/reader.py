@@ -6,6 +6,7 @@ Safe to share with forked workers and to pickle for spawned ones.
 from __future__ import annotations
 
 import bisect
+import hashlib
 import os
 from collections.abc import Callable, Iterable
 from functools import cache
@@ -18,7 +19,7 @@ import numpy as np
 from pipelines.datasets.sample import HandSample
 from pipelines.shards import schema
 from pipelines.shards.headers import MemberIndex, scan_headers
-from pipelines.shards.manifest import Manifest, load_manifest, sha256_file
+from pipelines.shards.manifest import Manifest, load_manifest
 from pipelines.shards.schema import ShardError
 
 _COLUMNS = {suffix: i for i, suffix in enumerate(schema.SUFFIXES)}
@@ -35,19 +36,33 @@ class ShardReader:
     """The samples of one folder of shards, by index. ShardError (naming file and member) for whatever is wrong with it."""
 
     def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        self.manifest: Manifest = load_manifest(self.folder)
+        self.folder: str | Path = folder if "://" in str(folder) else Path(folder)
+        self.manifest: Manifest = self._load_manifest()
         self._ends = list(accumulate(entry.num_samples for entry in self.manifest.shards))
         self._indices: dict[int, MemberIndex] = {}
         self._descriptors: dict[int, int] = {}
         if (self._ends[-1] if self._ends else 0) != self.manifest.num_samples:
             raise ShardError(f"{self.folder}/manifest.json: num_samples {self.manifest.num_samples} is not the sum over its shards")
+        self._check_files()
+
+    def _load_manifest(self) -> Manifest:
+        return load_manifest(Path(self.folder))
+
+    def _check_files(self) -> None:
+        """That every shard is there, as long as the manifest says."""
         for entry in self.manifest.shards:
-            path = self.folder / entry.name
+            path = Path(self.folder) / entry.name
             if not path.is_file():
                 raise ShardError(f"{path}: not found, but manifest.json lists it")
             if path.stat().st_size != entry.bytes:
                 raise ShardError(f"{path}: expected {entry.bytes} bytes as manifest.json says, got {path.stat().st_size} (truncated?)")
+
+    def _open(self, shard: int) -> int:
+        """A descriptor of a shard, to be closed by whoever asks."""
+        return os.open(Path(self.folder) / self.manifest.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
+
+    def prefetch(self, shards: Iterable[int]) -> None:
+        """Shards that will be read soon; there is nothing to do for those that are here."""
 
     def __len__(self) -> int:
         return self.manifest.num_samples
@@ -130,10 +145,10 @@ class ShardReader:
     def verify(self) -> None:
         """Compare every shard's checksum with the manifest's and read every header; ShardError names the shard."""
         for number, entry in enumerate(self.manifest.shards):
-            path = self.folder / entry.name
-            found = sha256_file(path)
+            with os.fdopen(self._open(number), "rb") as stream:
+                found = hashlib.file_digest(stream, "sha256").hexdigest()
             if found != entry.sha256:
-                raise ShardError(f"{path}: expected sha256 {entry.sha256} as manifest.json says, got {found}")
+                raise ShardError(f"{self._shard_name(number)}: expected sha256 {entry.sha256} as manifest.json says, got {found}")
             self._index(number)
 
     def _locate(self, index: int) -> tuple[int, int]:
@@ -144,19 +159,22 @@ class ShardReader:
 
     def _where(self, shard: int, row: int) -> str:
         """A sample's name in errors."""
-        return f"{self.folder / self.manifest.shards[shard].name}: {self._index(shard).keys[row]}"
+        return f"{self._shard_name(shard)}: {self._index(shard).keys[row]}"
+
+    def _shard_name(self, shard: int) -> str:
+        return f"{self.folder}/{self.manifest.shards[shard].name}"
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._descriptors:
             if len(self._descriptors) >= MAX_OPEN_FILES:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
-            self._descriptors[shard] = os.open(self.folder / self.manifest.shards[shard].name, os.O_RDONLY | os.O_CLOEXEC)
+            self._descriptors[shard] = self._open(shard)
         return self._descriptors[shard]
 
     def _index(self, shard: int) -> MemberIndex:
         if shard not in self._indices:
             entry = self.manifest.shards[shard]
-            where = str(self.folder / entry.name)
+            where = self._shard_name(shard)
             index = scan_headers(self._descriptor(shard), entry.bytes, where)
             if len(index.keys) != entry.num_samples:
                 raise ShardError(f"{where}: expected {entry.num_samples} samples as manifest.json says, got {len(index.keys)}")

@@ -129,6 +129,13 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
     return image
 
 
+def decode_image_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
+    """JPEG bytes -> pixels (H,W,4) uint8, red, green, blue and a meaningless one. ValueError for an image of another size."""
+    decoded = simplejpeg.decode_jpeg(data, colorspace="RGBX", buffer=pixels)
+    if decoded.shape != pixels.shape:
+        raise ValueError(f"expected height, width {pixels.shape[:2]}, got {decoded.shape[:2]}")
+
+
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
     """PNG bytes -> (H,W) uint8."""
     mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None

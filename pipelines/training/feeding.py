@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Iterator
 from torch.utils.data import Dataset
 
 from handnet.batch import HandBatch
-from pipelines.loading import TrainingBatches, training_loader
+from pipelines.loading import training_loader
+from pipelines.training.batches import TrainingBatches
 
 AHEAD = 3  # batches that wait for the loop
 Parts = list[HandBatch]

@@ -1,4 +1,7 @@
-"""One process per device: a stage's plain command starts itself again through torchrun's launcher where there are several devices."""
+"""One process per device: a stage's plain command starts itself again through torchrun's launcher where there are several devices.
+
+With HANDNET_NODES the launchers of several machines meet (`nodes`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ import uuid
 import torch
 
 from pipelines.training.feeding import whole_number
-from pipelines.training.processes import in_group
+from pipelines.training.nodes import nodes, wait_for_first
+from pipelines.training.processes import PATIENCE, in_group
 from pipelines.training.stopping import EXIT_CODES
 
 # Longer than any checkpoint takes to write: after this, processes that were asked to stop are killed.
@@ -26,7 +30,7 @@ def num_processes() -> int:
 
 def needs_launch() -> bool:
     """Whether this process should start one per device; those that torchrun started train."""
-    return not in_group() and num_processes() > 1
+    return not in_group() and (num_processes() > 1 or nodes().count > 1)
 
 
 def launch(module: str, arguments: list[str]) -> int:
@@ -37,15 +41,21 @@ def launch(module: str, arguments: list[str]) -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    num = num_processes()
+    num, here = num_processes(), nodes()
+    if here.rank > 0:
+        wait_for_first(here, PATIENCE.total_seconds())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // num)))
+    alone = here.count == 1
     config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
+        min_nodes=here.count,
+        max_nodes=here.count,
         nproc_per_node=num,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
+        # nodes find each other by the stage's name; one that is alone must not be found
+        run_id=uuid.uuid4().hex if alone else "-".join([module, *arguments]),
+        # with several nodes the ranks are those of the environment: node 0, which writes, is where DVC runs
+        rdzv_backend="c10d" if alone else "static",
+        rdzv_endpoint="localhost:0" if alone else here.address,
+        rdzv_configs={} if alone else {"rank": here.rank, "timeout": int(PATIENCE.total_seconds())},
         max_restarts=0,
         logs_specs=DefaultLogsSpecs(),
         shutdown_timeout=SHUTDOWN_S,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,13 +22,17 @@ from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
 from handnet.task import HandTask
 from pipelines.config import StageConfig, TrainConfig
-from pipelines.loading import DATA_ROOT, TrainingBatches
+from pipelines.datasets.sample import HandSample
+from pipelines.loading import DATA_ROOT
+from pipelines.mixtures.description import PartFacts, check_unchanged, read_mixture
 from pipelines.shards import ShardReader
-from pipelines.shards.manifest import code_digest, digest, write_atomic
+from pipelines.shards.manifest import code_digest, write_atomic
+from pipelines.training.batches import TrainingBatches
 from pipelines.training.checkpoint import CheckpointFolder, fingerprint, weights_digest
 from pipelines.training.feeding import Feed, device_batch_size
 from pipelines.training.journal import Journal
 from pipelines.training.processes import start_fabric
+from pipelines.training.sequence import ImageSequence
 from pipelines.training.trainer import Trainer
 from pipelines.training.validation import Validator
 from pipelines.training.whole_batch import num_drawn
@@ -48,12 +53,15 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
     fabric = start_fabric(section.precision)
     torch.manual_seed(config.seed)
     task = build_task(config, section, MODELS / "crop" if stage == "multi" else None)
-    run = run_parts(stage, config, section, task)
+    mixture = read_mixture(stage, section.data)
+    run = run_parts(stage, config, section, task, mixture)
     whole_image, rank, size = stage == "multi", fabric.global_rank, fabric.world_size
     batches = TrainingBatches(section, config.seed, whole_image=whole_image, rank=rank, world_size=size)
+    for part in batches.sequence.parts:
+        check_unchanged(stage, part.name, part.reader, mixture[part.name])
     if section.supervision == "3d":
-        require_3d_labels(batches.reader, section)
-    description = describe(stage, config, section, task, run)
+        require_3d_labels(batches.sequence, section)
+    description = describe(stage, config, section, task, run, batches.sequence)
     validate = None
     if section.validate_every:
         reader = ShardReader(DATA_ROOT / section.validate_data)
@@ -116,22 +124,32 @@ def checkpoint_gradients(network: HandNet) -> None:
         raise ValueError(f"gradient_checkpointing: expected false, since timm's {name!r} does not offer it, got true") from None
 
 
-def require_3d_labels(reader: ShardReader, section: StageConfig) -> None:
-    """Refuse data in which no hand has the labels that a 3D term of the stage reads; single hands may lack them."""
+def require_3d_labels(sequence: ImageSequence, section: StageConfig) -> None:
+    """Refuse data in which no hand has the labels that a 3D term of the stage reads; single hands, and whole parts, may lack them."""
     for term, labels in (("joints_3d", ["keypoints_m"]), ("vertices_3d", ["keypoints_m", "vertices_m"])):
         if getattr(section.loss, term) == 0:
             continue
-        samples = (reader.read(i, labels_3d=True, image=False, vertices="vertices_m" in labels) for i in range(len(reader)))
+        samples = labelled_samples(sequence, vertices="vertices_m" in labels)
         if not any(all(getattr(hand, label) is not None for label in labels) for sample in samples for hand in sample.hands):
+            where = ", ".join(str(part.reader.folder) for part in sequence.parts)
+            num = sum(1 for _ in labelled_samples(sequence, vertices=False))
             raise ValueError(
-                f"{reader.folder}: supervision '3d' with loss {term} expects hands with {' and '.join(labels)}, "
-                f"got none in {len(reader)} samples"
+                f"{where}: supervision '3d' with loss {term} expects hands with {' and '.join(labels)}, got none in {num} samples"
             )
 
 
-def run_parts(stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask) -> dict[str, Any]:
+def labelled_samples(sequence: ImageSequence, *, vertices: bool) -> Iterator[HandSample]:
+    """Samples whose 3D labels may be read, without their images: all that are here, those of the first shard behind a URL."""
+    for part in sequence.parts:
+        num = part.reader.manifest.shards[0].num_samples if part.remote else len(part.reader)
+        for i in range(num if part.config.labels_3d else 0):
+            yield part.reader.read(i, labels_3d=True, image=False, vertices=vertices)
+
+
+def run_parts(
+    stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask, mixture: Mapping[str, PartFacts]
+) -> dict[str, Any]:
     """What decides the result: parameters, data, hand model, initial weights, code. Not how many devices, which changes rounding only."""
-    manifest = ShardReader(DATA_ROOT / section.data).manifest
     here = Path(__file__).parent
     code = [Path(handnet.__file__).parent, here, *(here.parent / name for name in ("loading.py", "augment.py"))]
     return {
@@ -140,7 +158,7 @@ def run_parts(stage: Stage, config: TrainConfig, section: StageConfig, task: Han
         "model": config.model.model_dump(mode="json"),
         "hand": task.layer.sha256,
         "seed": config.seed,
-        "data": digest(asdict(manifest)),
+        "data": {name: facts.manifest_sha256 for name, facts in mixture.items()},
         "initial": weights_digest(task.network.state_dict()),
         "code": code_digest(code),
     }
@@ -175,9 +193,13 @@ class Trial:
         del room
 
 
-def describe(stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask, run: dict[str, Any]) -> ModelDescription:
+def describe(
+    stage: Stage, config: TrainConfig, section: StageConfig, task: HandTask, run: dict[str, Any], sequence: ImageSequence
+) -> ModelDescription:
     """model.json of what is being trained."""
-    manifest = ShardReader(DATA_ROOT / section.data).manifest
+    # what people are shown, and the camera, are the largest part's, of those that are here if there are any
+    by_size = sorted(sequence.parts, key=lambda part: (part.remote, -sequence.shares[part.name]))
+    cameras = [part.reader.manifest.config["focal_px"] for part in by_size if "focal_px" in part.reader.manifest.config]
     return ModelDescription(
         schema=MODEL_SCHEMA,
         network=task.network.config,
@@ -185,11 +207,13 @@ def describe(stage: Stage, config: TrainConfig, section: StageConfig, task: Hand
         hand_sha256=task.layer.sha256,
         stage=stage,
         input_px=section.input_px,
-        focal_px=float(manifest.config["focal_px"]) if "focal_px" in manifest.config else None,
+        focal_px=float(cameras[0]) if cameras else None,
         fingerprint=fingerprint(run),
         provenance={
-            "data": section.data,
-            "data_sha256": digest(asdict(manifest)),
+            "data": by_size[0].config.path.removeprefix(f"{DATA_ROOT}/"),
+            "mixture": {
+                part.name: {**part.config.model_dump(), "manifest_sha256": run["data"][part.name]} for part in sequence.parts
+            },
             "supervision": section.supervision,
             "center": section.center,
             "seed": config.seed,

@@ -6,18 +6,16 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from pipelines.stage_command import EXIT_INTERRUPTED, Stopped
+
 # What a scheduler sends before it takes the machine away: the run is to be started again. EX_TEMPFAIL of sysexits.h.
 EXIT_AGAIN = 75
-EXIT_INTERRUPTED = 130
 EXIT_CODES = {int(signal.SIGTERM): EXIT_AGAIN, int(signal.SIGINT): EXIT_INTERRUPTED}
 
 
-class Stopped(KeyboardInterrupt):
-    """Training was asked to stop and has saved its state; `exit_code` says by what."""
-
-    def __init__(self, number: int, message: str):
-        super().__init__(message)
-        self.exit_code = EXIT_CODES[number]
+def stopped(number: int, message: str) -> Stopped:
+    """What to raise once the state is saved: signal `number` asked for it."""
+    return Stopped(EXIT_CODES[number], message)
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from pipelines.training.journal import Journal, Row
 from pipelines.training.nonfinite import FiniteGuard
 from pipelines.training.optimization import AveragedWeights, make_optimizer, set_lr
 from pipelines.training.processes import Group, in_group
-from pipelines.training.stopping import Stopped, stop_signals
+from pipelines.training.stopping import stop_signals, stopped
 from pipelines.training.whole_batch import WholeBatch
 
 Figures = dict[str, float]
@@ -108,11 +108,11 @@ class Trainer:
                 terms = self.train_step(parts)
                 self.step += 1
                 last = self.step == config.steps
-                stopped = self.group.largest_flag(signal_number())
+                signalled = self.group.largest_flag(signal_number())
                 logs, validates, saves = (
                     last or self.step % config.log_every == 0,
                     bool(config.validate_every) and (last or self.step % config.validate_every == 0),
-                    not last and (bool(stopped) or self.step % config.checkpoint_every == 0),
+                    not last and (bool(signalled) or self.step % config.checkpoint_every == 0),
                 )
                 if not self.delayed or logs or validates or saves:
                     self.look_for_nonfinite(journal)
@@ -123,8 +123,8 @@ class Trainer:
                     self.run_validation(journal)
                 if saves:
                     self.save()
-                if stopped and not last:
-                    raise Stopped(stopped, f"stopped at step {self.step} of {config.steps}; the same command goes on from there")
+                if signalled and not last:
+                    raise stopped(signalled, f"stopped at step {self.step} of {config.steps}; the same command goes on from there")
         self.group.settle()
 
     @property

@@ -1,0 +1,95 @@
+"""Training batches: what a step sees is a pure function of (seed, step), so a resumed run sees the same ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from handnet.batch import HandBatch
+from pipelines.augment import NUM_DRAWS, random_tones, random_views, whole_zoom
+from pipelines.config import StageConfig
+from pipelines.datasets.sample import MAX_HANDS
+from pipelines.loading import Source, label_centers, make_batch
+from pipelines.shards import schema
+from pipelines.training.sequence import Draw, ImageSequence
+
+
+class TrainingBatches(Dataset[HandBatch]):
+    """Item `step` is the batch of that step for one rank of `world_size`.
+
+    Raises ValueError for a batch size or streams that the processes cannot share, and ShardError for data that cannot be read.
+    """
+
+    def __init__(self, config: StageConfig, seed: int, *, whole_image: bool, rank: int = 0, world_size: int = 1):
+        self.config = config
+        self.seed = seed
+        self.whole_image = whole_image
+        if config.batch_size % world_size:
+            raise ValueError(f"batch_size: expected a multiple of {world_size} processes, got {config.batch_size}")
+        self.sequence = ImageSequence(config.data, config.remote, seed, world_size)
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        return self.config.steps
+
+    def __getitem__(self, step: int) -> HandBatch:
+        return self._batch(step, self._places(step))
+
+    def in_parts(self, step: int, size: int) -> list[HandBatch]:
+        """The same batch in parts of `size` images, the last one smaller where it must be."""
+        places = self._places(step)
+        return [self._batch(step, places[i : i + size]) for i in range(0, len(places), size)]
+
+    def _places(self, step: int) -> list[tuple[int, Draw, bool]]:
+        """This rank's images: places in the sequence, dealt out one by one, those with a mask first; and whose mask is read.
+
+        The terms that draw hands look at a batch's first images with a mask, so these are spread over the ranks; the masks of
+        others would be decoded for nothing. Where shards are streamed, each rank looks at its own images only.
+        """
+        if step >= self.config.steps:
+            raise IndexError(step)
+        num_own = self.world_size if self.sequence.streamed else 1
+        batch = range(step * self.config.batch_size, (step + 1) * self.config.batch_size)
+        draws = [(position, self.sequence.draw(position)) for position in batch[self.rank if num_own > 1 else 0 :: num_own]]
+        in_order = sorted(draws, key=lambda item: not (item[1].mask and item[1].reader.has_member(item[1].index, schema.MASK)))
+        if num_own == 1:
+            in_order = in_order[self.rank :: self.world_size]
+        loss = self.config.loss
+        num_drawn = loss.render_images if loss.photometric or loss.silhouette else 0
+        own_drawn = len(range(self.rank, num_drawn, self.world_size))
+        return [(position, draw, place < own_drawn) for place, (position, draw) in enumerate(in_order)]
+
+    def _batch(self, step: int, places: Sequence[tuple[int, Draw, bool]]) -> HandBatch:
+        """Some of a step's images, each with its own row of the step's random numbers."""
+        full = self.config.supervision == "3d"
+        wanted = [(draw, full and draw.labels_3d, mask and draw.mask) for _, draw, mask in places]
+        sources = [Source.read(draw.reader, draw.index, labels_3d=labels_3d, mask=mask) for draw, labels_3d, mask in wanted]
+        if len(self.sequence.parts) > 1:
+            sources = [replace(source, key=f"{place[1].part}/{source.key}") for source, place in zip(sources, places, strict=True)]
+        numbers = np.random.default_rng([self.seed, 1, step]).random((self.config.batch_size, NUM_DRAWS + MAX_HANDS))
+        numbers = numbers[[position - step * self.config.batch_size for position, _, _ in places]]
+        config, draws = self.config, numbers[:, :NUM_DRAWS]
+        size = np.array([source.size_px for source in sources], np.float64)
+        K = np.stack([source.K for source in sources])
+        zoom = whole_zoom(size, config.input_px)
+        views = random_views(K, size, self._centers(sources, size), zoom, config.input_px, config.augment, draws)
+        try:
+            return make_batch(sources, views, config.input_px, random_tones(config.augment.color, draws), numbers[:, NUM_DRAWS:])
+        except ValueError:
+            for draw, labels_3d, mask in wanted:  # takes longer, and says what is wrong with which sample
+                draw.reader.read(draw.index, labels_3d=labels_3d, mask=mask)
+            raise
+
+    def _centers(self, sources: Sequence[Source], size_px: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The source points that go to the middle of the input: the image's middle, or the (first) hand's centre for crops."""
+        centers = size_px[:, ::-1] / 2
+        crops = [i for i, source in enumerate(sources) if source.side and not self.whole_image]
+        if crops:
+            first = [(sources[i].keypoints_px[0], sources[i].visible[0]) for i in crops]
+            keypoints, visible = (np.stack(labels) for labels in zip(*first, strict=True))
+            centers[crops] = label_centers(keypoints, visible, self.config.center)
+        return centers
