@@ -50,5 +50,75 @@ def check_data(
         raise typer.Exit(1)
 
 
+LAYOUTS = "freihand, ho3d or ho3d-v3"
+Package = Annotated[Path, typer.Argument(help="The package: a zip with pred.json at its root.")]
+LayoutName = Annotated[str, typer.Option("--layout", help=f"Which server's: {LAYOUTS}.")]
+
+
+@app.command("score")
+def score(
+    predictions: Annotated[Path, typer.Argument(help="pred.zip, or the pred.json of one.")],
+    gt: Annotated[Path, typer.Option(help="Folder with evaluation_xyz.json and evaluation_verts.json, as their owners publish them.")],
+    layout: LayoutName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Score a submission as its server would, by the server's names, and beside it without the reflections that servers allow."""
+    from pipelines.shards.manifest import to_json
+    from pipelines.submission.command import scores_text
+    from pipelines.submission.geometry import geometry_findings
+    from pipelines.submission.layouts import find_layout
+    from pipelines.submission.reading import read_truth
+    from pipelines.submission.repeats import truth_order_findings
+    from pipelines.submission.scoring import PackageError, load_submission, score_submission
+
+    with user_errors():
+        of_layout = find_layout(layout)
+        try:
+            xyz, verts = load_submission(predictions)
+        except PackageError as error:
+            for line in error.findings:
+                typer.echo(f"error: {line}", err=True)
+            raise typer.Exit(1) from None
+        gt_xyz, gt_verts = read_truth(gt)
+        scores = score_submission((xyz, verts), gt_xyz, gt_verts, layout)
+    for finding in geometry_findings(xyz, verts, of_layout) + truth_order_findings(xyz, gt_xyz):
+        typer.echo(f"note: {finding.text}", err=True)
+    if as_json:
+        typer.echo(to_json({"layout": layout, "num_samples": len(xyz), "server": scores.server, "ours": scores.ours}), nl=False)
+    else:
+        typer.echo(scores_text(scores, layout, len(xyz)))
+
+
+@app.command("check-submission")
+def check_package(
+    package: Package,
+    layout: LayoutName,
+    count: Annotated[int | None, typer.Option(min=1, help="Samples to expect; without it as many as the server does.")] = None,
+    gt: Annotated[Path | None, typer.Option(help="Folder with the published truth: the order of samples is then looked at too.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")] = False,
+) -> None:
+    """Everything a server would reject, and what it would take and score badly, a line each; exit code 1 if there is any."""
+    from pipelines.shards.manifest import to_json
+    from pipelines.submission.checking import checked_for, find_problems
+    from pipelines.submission.layouts import find_layout
+
+    with user_errors():
+        of_layout = find_layout(layout)
+        found = find_problems(package, of_layout, count, gt)
+    problems = [finding.text for finding in found if not finding.is_doubt]
+    doubts = [finding.text for finding in found if finding.is_doubt]
+    checks = checked_for(of_layout, count, with_truth=gt is not None)
+    if as_json:
+        typer.echo(to_json({"layout": layout, "problems": problems, "doubts": doubts, "checked": checks}), nl=False)
+    else:
+        for kind, lines in (("problem", problems), ("doubt", doubts)):
+            for line in lines:
+                typer.echo(f"{kind}: {line}")
+        if not found:
+            typer.echo(f"{package}: nothing found wrong. Checked for {layout}: {'; '.join(checks)}")
+    if problems:
+        raise typer.Exit(1)
+
+
 if __name__ == "__main__":
     app()

@@ -15,10 +15,11 @@ from fake_hands import make_hands
 from fake_packages import NUM, as_lists, in_layout, only, right_hands, write_zip
 
 from handnet.skeleton import HO3D_TO_STD, INTERHAND_TO_STD, RHD_TO_STD, STD_TO_HO3D
-from pipelines.submission.checking import bend_towards_palm, check_submission
+from pipelines.submission.checking import check_submission
+from pipelines.submission.geometry import bend_towards_palm
+from pipelines.submission.json_samples import SampleTexts
 from pipelines.submission.layouts import LAYOUTS
 from pipelines.submission.packing import write_package
-from pipelines.submission.reading import SampleTexts
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +190,7 @@ def test_several_things_at_once_each_have_their_line(tmp_path, hands):
 
 @pytest.mark.parametrize("size", [1, 2, 7, 64, 1 << 20])
 def test_the_file_may_be_cut_into_pieces_anywhere(hands, monkeypatch, size):
-    monkeypatch.setattr("pipelines.submission.reading._CHUNK", size)
+    monkeypatch.setattr("pipelines.submission.json_samples._CHUNK", size)
     few = [sample[:2].tolist() for sample in hands[0][:3]]
     text = json.dumps([few, few[:2]], indent=1 if size > 2 else None).encode()
     texts = SampleTexts(io.BytesIO(text))

@@ -20,11 +20,18 @@ OPENCV, OPENGL = (1.0, 1.0, 1.0), (1.0, -1.0, -1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """num_samples the server expects; from_std, to_std: joint index maps; axes: signs of x, y, z relative to OpenCV's."""
+    """num_samples the server expects; from_std, to_std: joint index maps; axes: signs of x, y, z relative to OpenCV's.
+
+    convention: what its labels call the joints of a hand, a name of `handnet.skeleton.JOINT_CONVENTIONS`; joint_order: its
+    order's name, for people; is_video: neighbouring samples are frames of one recording.
+    """
 
     name: str
     num_samples: int
     sample_order: str
+    convention: str
+    joint_order: str
+    is_video: bool
     from_std: tuple[int, ...]
     to_std: tuple[int, ...]
     axes: tuple[float, float, float]
@@ -48,11 +55,28 @@ class Layout:
 
 
 _STD = tuple(range(NUM_KEYPOINTS))
-_HO3D = {"from_std": tuple(STD_TO_HO3D.tolist()), "to_std": tuple(HO3D_TO_STD.tolist()), "axes": OPENGL, "sample_order": "evaluation.txt"}
+_FREIHAND = {
+    "from_std": _STD,
+    "to_std": _STD,
+    "axes": OPENCV,
+    "sample_order": "image id",
+    "convention": "freihand",
+    "joint_order": "std21 (FreiHAND)",
+    "is_video": False,
+}
+_HO3D = {
+    "from_std": tuple(STD_TO_HO3D.tolist()),
+    "to_std": tuple(HO3D_TO_STD.tolist()),
+    "axes": OPENGL,
+    "sample_order": "evaluation.txt",
+    "convention": "ho3d",
+    "joint_order": "MANO + tips (HO3D)",
+    "is_video": True,
+}
 
 LAYOUTS: Mapping[str, Layout] = MappingProxyType(
     {
-        "freihand": Layout(name="freihand", num_samples=3960, sample_order="image id", from_std=_STD, to_std=_STD, axes=OPENCV),
+        "freihand": Layout(name="freihand", num_samples=3960, **_FREIHAND),  # type: ignore[arg-type]
         "ho3d": Layout(name="ho3d", num_samples=11524, **_HO3D),  # type: ignore[arg-type]
         "ho3d-v3": Layout(name="ho3d-v3", num_samples=20137, **_HO3D),  # type: ignore[arg-type]
     }

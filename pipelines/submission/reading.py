@@ -1,14 +1,14 @@
-"""Reads pred.json out of a package sample by sample, so that hundreds of megabytes of numbers never lie in memory as Python lists.
+"""Reads a package, or the servers' published truth, with everything that is wrong with the archive, the nesting and the numbers.
 
 Whatever does not have the form [xyz_list, verts_list] becomes a finding instead of an exception.
 """
 
 from __future__ import annotations
 
-import json
+import lzma
+import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -18,14 +18,15 @@ import orjson
 from numpy.typing import NDArray
 
 from handnet.skeleton import NUM_KEYPOINTS
+from pipelines.submission.json_samples import SampleList, SampleTexts, TooLargeError
 from pipelines.submission.layouts import NUM_VERTICES
 
 MEMBER = "pred.json"
 LISTS = (("xyz", NUM_KEYPOINTS), ("verts", NUM_VERTICES))  # in the order of the file, with points a sample
-DTYPES = {"xyz": np.float64, "verts": np.float32}  # vertices are many, and 30 nm off
-_CHUNK = 1 << 22
-_MAX_SKELETON = 1 << 24
-_OPEN, _CLOSE = ord("["), ord("]")
+DTYPES: dict[str, type[np.floating]] = {"xyz": np.float64, "verts": np.float32}  # vertices are many, and 30 nm off
+TRUTH = {"xyz": "evaluation_xyz.json", "verts": "evaluation_verts.json"}
+MAX_BYTES = 4 << 30  # twice what the largest evaluation set takes at full precision
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, OSError)
 
 
 @dataclass(kw_only=True)
@@ -37,67 +38,44 @@ class Content:
     findings: list[str] = field(default_factory=list)
 
 
-class SampleTexts:
-    """Iterates over (list number, JSON text of one sample); `skeleton` is then the file with every sample replaced by null."""
-
-    def __init__(self, stream: IO[bytes]) -> None:
-        self.stream = stream
-        self.skeleton = bytearray()
-
-    def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        depth, list_number = 0, -1
-        sample = bytearray()
-        while chunk := self.stream.read(_CHUNK):
-            codes = np.frombuffer(chunk, np.uint8)
-            places = np.flatnonzero((codes == _OPEN) | (codes == _CLOSE))
-            steps = np.where(codes[places] == _OPEN, 1, -1)
-            depths = depth + np.cumsum(steps)
-            # samples open at depth 3 and close down to depth 2; lists open at depth 2
-            edges = np.flatnonzero(((steps == 1) & ((depths == 3) | (depths == 2))) | ((steps == -1) & (depths == 2)))
-            at = 0
-            for edge in edges.tolist():
-                place, step, after = int(places[edge]), int(steps[edge]), int(depths[edge])
-                if step == 1 and after == 2:
-                    list_number += 1
-                elif step == 1:
-                    self._outside(chunk[at:place])
-                    at = place
-                else:
-                    sample += chunk[at : place + 1]
-                    at = place + 1
-                    self._outside(b"null")
-                    yield list_number, bytes(sample)
-                    sample = bytearray()
-            depth = int(depths[-1]) if len(depths) else depth
-            if depth >= 3:
-                sample += chunk[at:]
-            else:
-                self._outside(chunk[at:])
-        self._outside(bytes(sample))  # a sample that never closed: the skeleton will not parse
-
-    def _outside(self, text: bytes) -> None:
-        if len(self.skeleton) < _MAX_SKELETON:
-            self.skeleton += text
-
-
-def read_package(path: Path) -> Content:
-    """The content of a package with everything found wrong with the archive, the nesting, the shapes and the numbers."""
+def read_package(path: Path, *, bare_json: bool = False) -> Content:
+    """The content of a package with everything found wrong with it; with `bare_json` a path ending in .json may be pred.json itself."""
     content = Content()
     try:
-        with zipfile.ZipFile(path) as archive:
-            content.findings += archive_findings(archive)
-            if MEMBER in archive.namelist():
-                with archive.open(MEMBER) as stream:
-                    _read_json(stream, content)
+        if bare_json and path.suffix == ".json":
+            if path.stat().st_size > MAX_BYTES:
+                raise TooLargeError(_too_large(path.stat().st_size))
+            with path.open("rb") as stream:
+                _read_json(stream, content)
+        else:
+            _read_zip(path, content)
     except FileNotFoundError:
         content.findings.append(f"{path}: not found")
     except IsADirectoryError:
         content.findings.append(f"{path}: expected a zip file, got a folder")
-    except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+    except TooLargeError as error:
+        content.findings.append(f"{MEMBER}: {error}")
+    except _UNREADABLE as error:
         content.findings.append(f"{path.name}: not a readable zip file ({error})")
-    except RuntimeError as error:  # zipfile's word for an encrypted member
+    except RuntimeError as error:  # zipfile's word for an encrypted member and for a compression it does not know
         content.findings.append(f"{path.name}: {MEMBER} cannot be read ({error})")
     return content
+
+
+def _read_zip(path: Path, content: Content) -> None:
+    with zipfile.ZipFile(path) as archive:
+        content.findings += archive_findings(archive)
+        if MEMBER not in archive.namelist():
+            return
+        size = archive.getinfo(MEMBER).file_size  # zipfile reads no more than this, whatever the member unpacks to
+        if size > MAX_BYTES:
+            raise TooLargeError(_too_large(size))
+        with archive.open(MEMBER) as stream:
+            _read_json(stream, content)
+
+
+def _too_large(size: int) -> str:
+    return f"expected at most {MAX_BYTES:,} bytes, got {size:,}"
 
 
 def archive_findings(archive: zipfile.ZipFile) -> list[str]:
@@ -118,7 +96,7 @@ def archive_findings(archive: zipfile.ZipFile) -> list[str]:
 
 def _read_json(stream: IO[bytes], content: Content) -> None:
     texts = SampleTexts(stream)
-    lists = [_ListOfSamples(name, num_points) for name, num_points in LISTS]
+    lists = [SampleList(name, num_points, DTYPES[name]) for name, num_points in LISTS]
     for number, text in texts:
         if number < len(lists):
             lists[number].add(text)
@@ -140,8 +118,7 @@ def _skeleton_counts(skeleton: bytes, nums: list[int], findings: list[str]) -> l
     try:
         tree = orjson.loads(skeleton)
     except orjson.JSONDecodeError as error:
-        cut = " (the file ends early)" if skeleton.count(b"[") > skeleton.count(b"]") else ""
-        findings.append(f"{MEMBER}: not valid JSON{cut}: {str(error).split(':')[0]}")
+        findings.append(f"{MEMBER}: {_invalid(skeleton, error)}")
         return None
     if not isinstance(tree, list):
         findings.append(f"{expected}, got {type(tree).__name__}")
@@ -158,61 +135,43 @@ def _skeleton_counts(skeleton: bytes, nums: list[int], findings: list[str]) -> l
     return None if wrong else nums
 
 
-class _ListOfSamples:
-    """The samples of one list, parsed, and the first example of each kind of problem."""
+def _invalid(skeleton: bytes, error: orjson.JSONDecodeError) -> str:
+    cut = " (the file ends early)" if skeleton.count(b"[") > skeleton.count(b"]") else ""
+    return f"not valid JSON{cut}: {str(error).split(':')[0]}"
 
-    def __init__(self, name: str, num_points: int) -> None:
-        self.name, self.dtype = name, DTYPES[name]
-        self.shape = (num_points, 3)
-        self.samples: list[NDArray] = []
-        self.problems: dict[str, tuple[int, str, int]] = {}  # kind -> first sample, what was found there, how many
-        self.num = 0
 
-    def add(self, text: bytes) -> None:
-        problem = self._parse(text)
-        if problem is not None:
-            kind, detail = problem
-            first, what, count = self.problems.get(kind, (self.num, detail, 0))
-            self.problems[kind] = (first, what, count + 1)
-        self.num += 1
+def read_truth(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """xyz (N, 21, 3) and verts (N, 778, 3) of evaluation_xyz.json and evaluation_verts.json, as the servers' owners publish them.
 
-    def _parse(self, text: bytes) -> tuple[str, str] | None:
+    ValueError names the file and what is wrong with it.
+    """
+    arrays = {name: _read_truth(folder / TRUTH[name], SampleList(name, num_points, DTYPES[name])) for name, num_points in LISTS}
+    counts = {TRUTH[name]: len(array) for name, array in arrays.items()}
+    if len(set(counts.values())) > 1:
+        raise ValueError(f"{folder}: expected as many samples in each file, got {counts}")
+    return arrays["xyz"], arrays["verts"]
+
+
+def _read_truth(path: Path, samples: SampleList) -> NDArray:
+    if not path.is_file():
+        raise ValueError(f"{path}: not found; expected {' and '.join(TRUTH.values())} as the dataset's owners publish them")
+    if path.stat().st_size > MAX_BYTES:
+        raise ValueError(f"{path}: {_too_large(path.stat().st_size)}")
+    with path.open("rb") as stream:
+        texts = SampleTexts(stream, sample_depth=2)
         try:
-            tree = orjson.loads(text)
-            if b'"' in text:
-                return "numbers", "text among the numbers"
-            sample = np.array(tree, dtype=np.float64)
-        except orjson.JSONDecodeError:
-            return ("finite", "NaN or infinity") if _is_json_to_python(text) else ("json", "no valid JSON")
-        except (ValueError, TypeError):
-            return "shape", "lists of different lengths"
-        if sample.shape != self.shape:
-            return "shape", f"shape {sample.shape}"
-        if not np.isfinite(sample).all():  # numpy takes null for NaN
-            return "finite", "null"
-        self.samples.append(sample.astype(self.dtype))
-        return None
-
-    def findings(self) -> list[str]:
-        expected = {
-            "shape": f"expected shape {self.shape}",
-            "finite": "expected finite numbers",
-            "numbers": "expected numbers only",
-            "json": "expected numbers only",
-        }
-        return [
-            f"{self.name}: {expected[kind]} in every sample, got {what} in {count} of {self.num}, the first sample {first}"
-            for kind, (first, what, count) in self.problems.items()
-        ]
-
-    def array(self) -> NDArray:
-        return np.array(self.samples, self.dtype).reshape(-1, *self.shape)
-
-
-def _is_json_to_python(text: bytes) -> bool:
-    """Whether Python's json module, unlike the standard, accepts the text: that of NaN, Infinity and 1e999."""
+            for _, text in texts:
+                samples.add(text)
+        except TooLargeError as error:
+            raise ValueError(f"{path}: {error}") from None
     try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
+        tree = orjson.loads(bytes(texts.skeleton))
+    except orjson.JSONDecodeError as error:
+        raise ValueError(f"{path}: {_invalid(bytes(texts.skeleton), error)}") from None
+    if not isinstance(tree, list) or len(tree) != samples.num or any(sample is not None for sample in tree):
+        raise ValueError(f"{path}: expected a list of samples, each {samples.shape[0]} lists of 3 numbers")
+    if samples.problems:
+        raise ValueError(f"{path}: {'; '.join(samples.findings())}")
+    if samples.num == 0:
+        raise ValueError(f"{path}: expected at least one sample, got none")
+    return samples.array()
