@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup lock pseudo lint test demo compare bench clean distclean
+.PHONY: help setup lock pseudo lint test demo compare server bench clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
@@ -52,7 +52,7 @@ pseudo: setup  ## install what labels photos (mediapipe, 0.9 GB) into an environ
 
 lint: setup  ## ruff and mypy
 	python -m ruff check .
-	python -m mypy handnet pipelines
+	python -m mypy handnet pipelines flows
 
 test: lint  ## lint, then the whole test suite
 	python -m pytest -n logical --maxprocesses 4 --dist loadfile
@@ -68,6 +68,10 @@ compare: setup  ## the experiments side by side: changed params, and the figures
 # the dependencies' hashes say nothing to a person; `dvc metrics diff` has all figures
 UNSHOWN := (pipelines|handnet|data|models|logs|results|submissions)(/.*)?$$|metrics$$|(.*:)?(ours|mean_hand|count)\.
 SHOWN := (.*:)?ours\.(error_2d_fraction|pa_mpjpe_mm|precision|recall)$$
+
+# PORT and GPUS may be given; everything the server keeps is in .prefect/
+server: setup  ## a Prefect server, worker and deployments on this machine, until Ctrl-C; then: prefect deployment run train-multi/local
+	@exec python -m flows.server $(if $(PORT),--port $(PORT)) $(if $(GPUS),--gpus $(GPUS))
 
 bench: setup  ## measure the fast routines (benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done

@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +20,7 @@ import typer
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.exceptions import ObjectNotFound
+from ruamel.yaml import YAML
 
 from flows import gpus
 from flows.notifications import notify_of_failures
@@ -67,8 +69,17 @@ def make_slots(client: SyncPrefectClient, target: Target, count: int | None) -> 
 
 def deploy(target: Target) -> None:
     """The target's deployments in prefect.yaml. CalledProcessError where Prefect refuses them."""
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--prefect-file", str(PREFECT_FILE), "--name", f"*/{target}"]
-    subprocess.run(command, cwd=ROOT, check=True)
+    entries = YAML(typ="safe", pure=True).load((ROOT / PREFECT_FILE).read_text())["deployments"]
+    chosen = [entry for entry in entries if entry["name"] == target]
+    with tempfile.NamedTemporaryFile("w", suffix=".yaml") as own:
+        # of its own: `--name */local` deploys every one as often as there are deployments of that name
+        YAML(typ="safe", pure=True).dump({"name": "handnet", "deployments": chosen}, own)
+        own.flush()
+        command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", own.name]
+        result = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if result.returncode != 0:
+        print(result.stdout, file=sys.stderr)
+        result.check_returncode()
 
 
 def main(

@@ -1,6 +1,6 @@
 """GPU slots: a strict global concurrency limit counts the devices of a worker, locks on its machine say which ones a stage has.
 
-A machine without a GPU counts as one device, as training does there: stages that train then come one after another.
+A machine without a GPU counts as one device, which stages take that need all of them: they come one after another there.
 """
 
 from __future__ import annotations
@@ -64,6 +64,9 @@ def reserved(need: Need) -> Iterator[dict[str, str]]:
     from prefect.concurrency.sync import concurrency
 
     here = devices()
+    if not here and need != "all":
+        yield {}  # what runs on any processor waits for none; only stages that take the whole machine come one after another
+        return
     count = num_needed(need, max(1, len(here)))
     with concurrency(slots_name(), occupy=count, strict=True):
         if not here:

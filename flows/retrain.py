@@ -1,0 +1,98 @@
+"""Flow retrain: train on what is new, compare with the promoted model on the same evaluation, promote the better one."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import State, flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.logging import get_run_logger
+from prefect.states import Completed
+
+from flows.artifacts import read_figures
+from flows.credentials import from_block
+from flows.evaluations import Evaluation, measure, read_evaluation, read_ours
+from flows.naming import artifact_key
+from flows.promotion import CURRENT, STORE, Rule, Verdict, exclusive, judge, promote, read_record
+from flows.running import Processes
+from flows.runs import Request, opened, reproduce_in, show, targets
+from flows.stages import summary
+from flows.workspaces import git, save_experiment
+
+WORKSPACE = "retrain"
+
+
+@task(name="promoted model on this evaluation", cache_policy=NO_CACHE, persist_result=False)
+def measure_promoted(folder: Path, evaluation: Evaluation, store: Path) -> dict[str, float]:
+    """Figures of the promoted model on the candidate's data, by the candidate's code."""
+    processes = Processes()
+    try:
+        return measure(folder, evaluation, store / CURRENT, processes, get_run_logger().info)
+    finally:
+        processes.stop()
+
+
+@task(name="compare and promote", cache_policy=NO_CACHE, persist_result=False)
+def compare_and_promote(folder: Path, store: Path, evaluation: Evaluation, rule: Rule, experiment: str) -> Verdict:
+    """Judge a workspace's model, and promote it if the rule says so."""
+    say = get_run_logger().info
+    with exclusive(store):
+        record = read_record(store)
+        candidate = read_ours(folder / evaluation.metrics)
+        if record is not None and record["model_hash"] == evaluation.model_hash:
+            return Verdict(False, "it is the promoted model itself")
+        promoted = None
+        if record is not None and record["fingerprint"] == evaluation.fingerprint:
+            promoted = record["figures"]
+        elif record is not None:
+            say("data, code or params of the evaluation are others than when the model was promoted: it is measured again")
+            promoted = measure_promoted(folder, evaluation, store)
+        verdict = judge(rule, candidate, promoted)
+        if verdict.promote:
+            entry = {
+                "model_hash": evaluation.model_hash,
+                "evaluation": evaluation.stage,
+                "fingerprint": evaluation.fingerprint,
+                "figures": candidate,
+                "reason": verdict.reason,
+                "experiment": experiment,
+                "commit": git(folder, "rev-parse", "HEAD").strip(),
+            }
+            say(f"promoted: {promote(store, folder / evaluation.model, entry)}")
+    return verdict
+
+
+@flow(name="retrain", persist_result=False)
+def retrain(
+    evaluation: str = "multi",
+    figure: str = "error_2d_fraction",
+    margin: float = 0.01,
+    guards: list[str] | None = None,
+    overrides: list[str] | None = None,
+    queue: bool = True,
+    credentials: str | None = None,
+) -> State[Any]:
+    """Bring the graph up to date in a workspace of its own and promote its model to promoted/current if it is better.
+
+    evaluation: the evaluation whose model and figures are compared. figure: what must be better by the share `margin` of the
+    promoted model's value. guards: figures that must not be worse by more than that; none: recall.
+    overrides, queue, credentials: as in train-multi.
+    """
+    rule = Rule(figure=figure, margin=margin, guards=tuple(["recall"] if guards is None else guards))
+    project = Path.cwd()
+    store = project / STORE
+    request = Request(experiment=WORKSPACE, overrides=tuple(overrides or ()), queue=queue, credentials=from_block(credentials))
+    experiment = f"{WORKSPACE}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    former = read_figures(project)
+    with opened(project, request) as space:
+        found = reproduce_in(space, request, lambda graph: targets(graph, None))
+        show(experiment, space.folder, former)
+        verdict = compare_and_promote(space.folder, store, read_evaluation(space.folder, evaluation), rule, experiment)
+        save_experiment(space, experiment, verdict.reason)
+    decision = "promoted" if verdict.promote else "kept the promoted model"
+    text = f"## {experiment}: {decision}\n\n{verdict.reason}\n\nStages: {summary(found)}. Promoted model: `{STORE / CURRENT}`."
+    create_markdown_artifact(text, key=artifact_key("promotion"), description=f"{experiment}: {decision}")
+    return Completed(message=f"{decision}: {verdict.reason}", data={"promoted": verdict.promote, "reason": verdict.reason})

@@ -1,0 +1,106 @@
+"""One run of the graph: a workspace, its plan, the stages that are outdated, what came out of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from prefect.logging import get_run_logger
+
+from flows import remote_data
+from flows.artifacts import Figures, read_figures, show_figures, show_overlays, show_report
+from flows.graph import Graph, Plan, dependents, make_plan, matching, read_graph
+from flows.naming import experiment_name, name_of_overrides
+from flows.running import Processes
+from flows.stages import Surroundings, run_plan, summary
+from flows.workspaces import Workspace, save_experiment, set_params, workspace
+
+MAIN_STAGE = "train_multi"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What to run: a target (None: train_multi and all that hangs on it), params that differ, the name it is recorded under.
+
+    queue: wait for a workspace that another run holds, instead of ending at once.
+    max_gpus: GPUs that one stage may take; None: what dvc.yaml says.
+    """
+
+    target: str | None = None
+    overrides: Sequence[str] = ()
+    experiment: str | None = None
+    queue: bool = True
+    max_gpus: int | None = None
+    credentials: Mapping[str, str] | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The workspace: None is the project's own folder, which a run with neither params nor name of its own works in."""
+        if self.experiment:
+            return experiment_name(self.experiment)
+        return name_of_overrides(self.overrides) if self.overrides else None
+
+
+@contextmanager
+def opened(project: Path, request: Request) -> Iterator[Workspace]:
+    """The request's workspace with its params set."""
+    with workspace(project, request.name, wait=request.queue, say=get_run_logger().info) as space:
+        if request.overrides:
+            set_params(space.folder, request.overrides)
+        yield space
+
+
+def targets(graph: Graph, target: str | None) -> Iterable[str]:
+    """The stages that a target stands for. ValueError for one there is none of."""
+    return matching(graph, target) if target is not None else dependents(graph, matching(graph, MAIN_STAGE))
+
+
+def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], Iterable[str]]) -> dict[str, str]:
+    """Bring the wanted stages up to date; how each one ended. What a remote has is fetched before and sent after, if one is set."""
+    say = get_run_logger().info
+    graph = read_graph(space.folder)
+    plan = make_plan(graph, wanted(graph))
+    moves = bool(plan.outdated)
+    if moves:
+        pulled = remote_data.pull(space.folder, credentials=request.credentials)
+        if pulled.num_files:
+            graph = read_graph(space.folder)
+            plan = make_plan(graph, wanted(graph))
+        if pulled.remote:
+            say(pulled.message)
+    say(_announced(plan))
+    environment = {} if request.max_gpus is None else {"HANDNET_DEVICES": str(request.max_gpus)}
+    surroundings = Surroundings(space.folder, environment, (space.lock,), request.max_gpus)
+    found = run_plan(plan, surroundings, Processes())
+    if moves and pulled.remote:
+        say(remote_data.push(space.folder, credentials=request.credentials).message)
+    say(summary(found))
+    return found
+
+
+def _announced(plan: Plan) -> str:
+    names = [stage.name for stage in plan.stages if stage.name in plan.outdated]
+    return f"{len(plan.stages)} stages, outdated: {', '.join(names) or 'none'}"
+
+
+def run_request(project: Path, request: Request) -> dict[str, str]:
+    """Run a request inside a flow, show its artifacts, record it as a DVC experiment if it has a name; how each stage ended."""
+    former = read_figures(project)
+    with opened(project, request) as space:
+        found = reproduce_in(space, request, lambda graph: targets(graph, request.target))
+        name = space.name or "the project's state"
+        if any(kind != "skipped" for kind in found.values()):
+            show(name, space.folder, former)
+        if space.name is not None:
+            save_experiment(space, space.name, summary(found))
+            get_run_logger().info("recorded as DVC experiment %s; its files are in %s", space.name, space.folder)
+    return found
+
+
+def show(name: str, folder: Path, former: Figures) -> None:
+    """The artifacts of a run that did something."""
+    show_figures(name, read_figures(folder), former)
+    show_overlays(name, folder)
+    show_report(name, folder)

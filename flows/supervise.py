@@ -1,0 +1,79 @@
+"""Runs a command and everything it starts; all of it ends when this process's stdin closes: python -m flows.supervise COMMAND...
+
+The caller holds the other end of stdin, so however the caller ends, killed or not, no process of the command stays behind.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+
+STOP_VARIABLE = "HANDNET_STOP_SECONDS"  # how long a stage may take to save its state
+DEFAULT_STOP_S = 60.0
+LOOK_EVERY_S = 0.1
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def descendants() -> list[psutil.Process]:
+    """Everything below this process that is alive."""
+    below = psutil.Process().children(recursive=True)
+    return [process for process in below if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
+
+
+def send(processes: list[psutil.Process], number: signal.Signals) -> None:
+    for process in processes:
+        try:
+            process.send_signal(number)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def alive() -> list[psutil.Process]:
+    try:
+        return descendants()
+    except psutil.NoSuchProcess:  # one ended while they were counted
+        return alive()
+
+
+def stop_all(patience_s: float) -> None:
+    """SIGTERM to every process, so that it can save its state; SIGKILL to those that stay longer than `patience_s`."""
+    send(alive(), signal.SIGTERM)
+    deadline = time.monotonic() + patience_s
+    while processes := alive():
+        if time.monotonic() > deadline:
+            send(processes, signal.SIGKILL)
+        time.sleep(LOOK_EVERY_S)
+
+
+def main(command: list[str]) -> int:
+    """The command's exit code; that of a signal is 128 and its number, as in a shell."""
+    # processes whose parent ends become this one's children, so that none gets out of sight
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    patience_s = float(os.environ.get(STOP_VARIABLE, DEFAULT_STOP_S))
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+
+    def watch() -> None:
+        while os.read(0, 1024):
+            pass
+        stop.set()
+
+    threading.Thread(target=watch, daemon=True).start()
+    while child.poll() is None and not stop.is_set():
+        stop.wait(LOOK_EVERY_S)
+    stop_all(patience_s if stop.is_set() else 0)
+    code = child.wait()
+    return code if code >= 0 else 128 - code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
