@@ -118,7 +118,7 @@ def test_scores_of_degenerate_predictions(hands, name):
     assert one.server["xyz_auc3d"] == pytest.approx(0.80303, abs=5e-6)
 
 
-def test_rounding_to_five_decimals_moves_no_score_by_as_much(tmp_path, hands):
+def test_rounding_to_five_decimals_hardly_moves_a_score(tmp_path, hands):
     rng = np.random.default_rng(2)
     many = [np.tile(points, (40, 1, 1)) for points in hands]
     predicted = [points + rng.normal(0, 0.005, points.shape) for points in many]
@@ -128,8 +128,8 @@ def test_rounding_to_five_decimals_moves_no_score_by_as_much(tmp_path, hands):
     read_back = score_submission(tmp_path / "pred.zip", *truth, "ho3d").server
     exact = score_submission((layout.joints(predicted[0]), layout.vertices(predicted[1])), *truth, "ho3d").server
     for name, value in exact.items():
-        # of 240 hands, shares move in steps: a vertex more or less within 5 mm is 5e-6
-        assert read_back[name] == pytest.approx(value, abs=1e-5 if name.endswith("mean3d") else 1e-4), name
+        # 2.9 um of rounding, averaged over 240 wrists, is 2e-5 cm; a vertex more or less within 5 mm is 5e-6
+        assert read_back[name] == pytest.approx(value, abs=5e-5 if name.endswith("mean3d") else 1e-4), name
 
 
 def test_scoring_refuses_what_it_cannot_score(tmp_path, hands):
