@@ -30,7 +30,7 @@ class HandPrediction:
 
     side: int  # 0 left, 1 right
     score: float  # confidence that there is a hand, 0..1
-    side_score: float  # probability of `side`, 0.5..1
+    side_score: float  # probability of `side`, 0.5..1 where the network chose it
     center_px: NDArray[np.float32]  # (2,)
     window_px: float  # half side of the square the hand fills
     keypoints_px: NDArray[np.float32]  # (21, 2) projected joints, std21
@@ -131,12 +131,14 @@ class Predictor:
         K: NDArray[np.floating] | None = None,
         centers_px: Sequence[NDArray[np.floating]] | None = None,
         *,
+        sides: Sequence[NDArray[np.integer]] | None = None,
         score_threshold: float = 0.3,
         max_hands: int = 32,
     ) -> list[list[HandPrediction]]:
         """Hands of each image, best first. images: (B, H, W, 3) uint8 RGB; K: (B, 3, 3) pixels.
 
         centers_px, one (n, 2) array per image, replaces detection by known centres; their hands come back in the given order.
+        sides, one (n,) array of 0 (left) or 1 (right) per image, goes with centers_px and replaces the predicted hand types.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
             raise ValueError(f"images: expected (B, H, W, 3) uint8, got {images.shape} {images.dtype}")
@@ -150,12 +152,13 @@ class Predictor:
         for image, given in enumerate(centers_px or ()):
             if given.ndim != 2 or given.shape[1] != 2 or not np.isfinite(given).all():
                 raise ValueError(f"centers_px[{image}]: expected finite values of shape (n, 2), got shape {given.shape}")
+        given_sides = None if sides is None else self._given_sides(sides, centers_px)
         pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
         pixels = F.pad(pixels, (0, -width % 32, 0, -height % 32))
         maps = self.network.dense(pixels)
         peaks = self._peaks(maps, score_threshold, max_hands) if centers_px is None else self._given(maps, centers_px)
         K_hands = torch.as_tensor(np.asarray(K, np.float32), device=self.device)[peaks.image_index]
-        out = self.network.reconstruct(maps, HandSites(peaks.image_index, peaks.cells, peaks.centers_px, None, None), K_hands)
+        out = self.network.reconstruct(maps, HandSites(peaks.image_index, peaks.cells, peaks.centers_px, given_sides, None), K_hands)
         hands = out.passes[-1]
         columns = {
             "center_px": peaks.centers_px,
@@ -169,8 +172,8 @@ class Predictor:
             "K": K_hands,
         }
         arrays = {name: None if value is None else value.float().cpu().numpy() for name, value in columns.items()}
-        side_score = out.side_logit.abs().sigmoid().cpu().numpy()
-        scores, sides, index = peaks.scores.cpu().numpy(), out.side.cpu().numpy(), peaks.image_index.cpu().numpy()
+        side_score = torch.where(out.side == 1, out.side_logit, -out.side_logit).sigmoid().cpu().numpy()
+        scores, used_sides, index = peaks.scores.cpu().numpy(), out.side.cpu().numpy(), peaks.image_index.cpu().numpy()
         windows = out.window_px.cpu().numpy()
         result: list[list[HandPrediction]] = [[] for _ in range(b)]
         keep = np.ones(len(index), bool)
@@ -181,10 +184,23 @@ class Predictor:
         for m in np.flatnonzero(keep):
             own = {name: None if value is None else value[m] for name, value in arrays.items()}
             hand = HandPrediction(
-                side=int(sides[m]), score=float(scores[m]), side_score=float(side_score[m]), window_px=float(windows[m]), **own  # type: ignore[arg-type]
+                side=int(used_sides[m]),
+                score=float(scores[m]),
+                side_score=float(side_score[m]),
+                window_px=float(windows[m]),
+                **own,  # type: ignore[arg-type]
             )
             result[index[m]].append(hand)
         return result
+
+    def _given_sides(self, sides: Sequence[NDArray[np.integer]], centers_px: Sequence[NDArray[np.floating]] | None) -> Tensor:
+        wanted = None if centers_px is None else [(len(given),) for given in centers_px]
+        if [np.shape(own) for own in sides] != wanted:
+            raise ValueError(f"sides: expected one for each of centers_px, shapes {wanted}, got {[np.shape(own) for own in sides]}")
+        flat = np.concatenate([np.zeros(0, np.int64), *sides])
+        if not np.isin(flat, (0, 1)).all():
+            raise ValueError("sides: expected 0 (left) or 1 (right)")
+        return torch.as_tensor(flat.astype(np.int64), device=self.device)
 
     def _peaks(self, maps: DenseMaps, threshold: float, max_hands: int) -> Peaks:
         return find_peaks(maps.center.float().sigmoid(), self.network.stride, threshold, max_hands)
@@ -197,4 +213,3 @@ class Predictor:
         cells = center_cells(centers, self.network.stride, h, w)
         scores = maps.center.float().sigmoid()[index, 0, cells[:, 0], cells[:, 1]]
         return Peaks(index, cells, centers, scores)
-

@@ -1,6 +1,6 @@
 """Stage entry point: python -m pipelines.evaluate NAME, one of params.yaml's evaluate sections.
 
-Writes metrics/NAME.json and results/NAME/{samples.parquet, pck.csv, pck_2d.csv, predictions.npz}.
+Writes metrics/NAME.json and results/NAME/{hands.parquet, strata.json, pck.csv, pck_2d.csv, predictions.npz}.
 """
 
 from __future__ import annotations
@@ -12,9 +12,14 @@ from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ParamsError, load_params
 from pipelines.evaluation.evaluator import Evaluator
 from pipelines.evaluation.frames import center_definition
+from pipelines.evaluation.joints import ConvertedJoints
 from pipelines.evaluation.mean_hand import fit_mean_hand
-from pipelines.evaluation.outputs import write_curve, write_metrics, write_predictions, write_table
-from pipelines.evaluation.runner import EvaluatedImage, evaluate_images, read_training_hands
+from pipelines.evaluation.outputs import write_curve, write_json, write_metrics, write_predictions
+from pipelines.evaluation.predicted import PredictorLike
+from pipelines.evaluation.runner import EvaluatedImage, evaluate_images, shown
+from pipelines.evaluation.strata import setting
+from pipelines.evaluation.table import HandColumns, HandTable
+from pipelines.evaluation.training_hands import read_training_hands
 from pipelines.shards import ShardReader
 from pipelines.stage_command import run_stage, usage_error
 
@@ -25,28 +30,30 @@ NUM_DRAWN_IMAGES = 16  # first images whose predictions are kept for the report
 def evaluate(name: str, config: EvaluationConfig) -> Path:
     """Measure one model on one data set and write the figures; returns the metrics file. ValueError for unusable data or models."""
     reader, training = ShardReader(DATA / config.data), ShardReader(DATA / config.mean_hand_data)
-    predictor = Predictor.load(MODELS / config.model)
-    input_px, definition = predictor.description.input_px, center_definition(predictor.description.provenance)
-    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition), predictor.layer)
-    given = config.centers == "true"
-    evaluator = Evaluator(
-        mean_hand,
-        placement="crop" if given and config.model == "crop" else "detection",
-        centers_given=given,
-        score_threshold=config.score_threshold,
-        match_threshold=config.match_threshold,
-    )
-    drawn: list[EvaluatedImage] = []
-    for image in evaluate_images(reader, predictor, config, input_px, definition):
-        evaluator.add(image.key, image.hands, image.predicted)
-        if len(drawn) < NUM_DRAWN_IMAGES:
-            drawn.append(image if given else image.above(config.score_threshold))
-    results = evaluator.results()
+    model = Predictor.load(MODELS / config.model)
+    input_px, definition = model.description.input_px, center_definition(model.description.provenance)
+    trained = model.description.network.joints
+    joints = trained if config.joints == "trained" else config.joints
+    predictor: PredictorLike = model if joints == trained else ConvertedJoints(model, model.layer, joints)
+    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition), model.layer)
     folder = RESULTS / name
-    write_table(folder / "samples.parquet", results.hands)
+    drawn: list[EvaluatedImage] = []
+    conventions: set[str] = set()
+    with HandTable(folder / "hands.parquet") as table:
+        evaluator = Evaluator(mean_hand, config, input_px=input_px, definition=definition, table=table)
+        for image in evaluate_images(reader, predictor, config, input_px, definition, model.layer):
+            evaluator.add(image)
+            conventions.update(hand.joint_convention for hand in image.hands if hand.keypoints_m is not None)
+            if len(drawn) < NUM_DRAWN_IMAGES:
+                drawn.append(image)
+        evaluator.finish()
+    results = evaluator.results(HandColumns(folder / "hands.parquet"))
+    compared = {"trained": trained, "compared": joints, "labels": sorted(conventions)}
+    write_json(folder / "strata.json", setting(config, compared) | {"strata": results.strata})
     write_curve(folder / "pck.csv", results.pck)
     write_curve(folder / "pck_2d.csv", results.pck_2d)
-    write_predictions(folder / "predictions.npz", [i.key for i in drawn], [i.predicted for i in drawn], [i.raw for i in drawn])
+    kept = [image.chosen(shown(image.predicted, config)) for image in drawn]
+    write_predictions(folder / "predictions.npz", [i.key for i in drawn], [p for p, _ in kept], [raw for _, raw in kept])
     write_metrics(METRICS / f"{name}.json", results.metrics)
     return METRICS / f"{name}.json"
 

@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from fake_hands import make_crops, make_scenes, write_shards
 from safetensors.torch import save_file
@@ -18,7 +20,7 @@ from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import MODEL_SCHEMA, ModelDescription
 from pipelines.config import Params, load_params
 from pipelines.datasets.sample import HandSample
-from pipelines.evaluation.outputs import write_curve, write_metrics, write_table
+from pipelines.evaluation.outputs import write_curve, write_metrics
 
 ROOT = Path(__file__).parents[1]
 FIGURES: dict[str, dict[str, dict[str, float]]] = {
@@ -117,11 +119,15 @@ def write_results(folder: Path, name: str, samples: list[HandSample]) -> None:
     columns = {
         "key": np.array([row[0] for row in rows]),
         "hand": np.array([row[1] for row in rows]),
+        "labelled": np.ones(len(rows), bool),
         "found": found,
         "error_2d_fraction": errors,
+        "pa_mpjpe_mm": errors * 100,
         "mean_hand_error_2d_fraction": errors * 2,
     }
-    write_table(folder / "results" / name / "samples.parquet", columns)
+    path = folder / "results" / name / "hands.parquet"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
     for file, threshold, end in (("pck.csv", "threshold_mm", 50.0), ("pck_2d.csv", "threshold_fraction", 0.5)):
         x = np.linspace(0, 1, 21)
         write_curve(folder / "results" / name / file, {threshold: x * end, "ours": 1 - np.exp(-5 * x), "mean_hand": 1 - np.exp(-3 * x)})

@@ -8,71 +8,26 @@ from dataclasses import replace
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from fake_evaluations import INPUT_PX, CropOracle, WholeOracle, all_true, config, run
 from fake_hands import camera, make_crops, make_hands, make_label, make_scenes, project, truth, write_shards
 from scipy.spatial.transform import Rotation
 
 from handnet.hand.layer import HandLayer
-from pipelines.config import EvaluationConfig
 from pipelines.evaluation.evaluator import Evaluator
-from pipelines.evaluation.frames import crop_frame, frames_of, middle_frame
+from pipelines.evaluation.frames import frames_of
+from pipelines.evaluation.matching import match_given
 from pipelines.evaluation.mean_hand import fit_mean_hand
-from pipelines.evaluation.outputs import rounded, write_curve, write_metrics, write_predictions, write_table
+from pipelines.evaluation.outputs import rounded, write_curve, write_metrics, write_predictions
 from pipelines.evaluation.predicted import PredictedHands, gather
-from pipelines.evaluation.runner import evaluate_images, read_training_hands
+from pipelines.evaluation.runner import EvaluatedImage
+from pipelines.evaluation.table import COLUMNS, HandColumns, HandTable
+from pipelines.evaluation.training_hands import read_training_hands
 from pipelines.evaluation.viewpoint import rotate, rotation_between, viewing_rays
 from pipelines.shards import ShardReader
 
-INPUT_PX = 64
 FIGURES_2D = ["error_2d_px", "error_2d_fraction", "error_2d_visible_px", "error_2d_visible_fraction"]
 FIGURES_MM = ["pa_mpjpe_mm", "pa_mpjpe_no_reflection_mm", "root_aligned_mpjpe_mm", "scale_aligned_mpjpe_mm", "pa_mpvpe_mm"]
 SHARES = ["f5", "f15", "auc", "auc_vertices"]
-
-
-def config(**changes):
-    values = {
-        "model": "crop",
-        "data": "fake",
-        "mean_hand_data": "fake",
-        "centers": "true",
-        "batch_size": 4,
-        "score_threshold": 0.3,
-        "match_threshold": 0.5,
-        "max_samples": None,
-    }
-    return EvaluationConfig(**{**values, **changes})
-
-
-class Oracle:
-    """Answers for the frames of `samples` in the order in which evaluation asks for them; `change` may falsify a sample's hands."""
-
-    def __init__(self, samples, answers):
-        self.queue = [answers(sample, frame) for sample in samples for frame in self.frames(sample)]
-        self.thresholds = set()
-
-    def frames(self, sample):
-        raise NotImplementedError
-
-    def predict(self, images, K=None, centers_px=None, *, score_threshold=0.3):
-        assert images.shape[1:] == (INPUT_PX, INPUT_PX, 3)
-        assert K.shape == (len(images), 3, 3)
-        assert centers_px is None or len(centers_px) == len(images)
-        self.thresholds.add(score_threshold)
-        answers, self.queue = self.queue[: len(images)], self.queue[len(images) :]
-        return answers
-
-
-class CropOracle(Oracle):
-    def frames(self, sample):
-        return [crop_frame(sample, hand, INPUT_PX, "keypoints") for hand in sample.hands]
-
-
-class WholeOracle(Oracle):
-    def frames(self, sample):
-        return [middle_frame(sample, INPUT_PX, center_given=False)]
-
-
-def all_true(sample, frame):
-    return [truth(hand, frame.affine, frame.K) for hand in sample.hands]
 
 
 @pytest.fixture(scope="module")
@@ -81,25 +36,9 @@ def mean_hand(tmp_path_factory):
     return fit_mean_hand(read_training_hands(ShardReader(folder), INPUT_PX, "keypoints"), HandLayer())
 
 
-def run(tmp_path, samples, oracle, mean_hand, settings):
-    folder = write_shards(tmp_path / "shards", samples)
-    given = settings.centers == "true"
-    evaluator = Evaluator(
-        mean_hand,
-        placement="crop" if given and settings.model == "crop" else "detection",
-        centers_given=given,
-        score_threshold=settings.score_threshold,
-        match_threshold=settings.match_threshold,
-    )
-    images = list(evaluate_images(ShardReader(folder), oracle, settings, INPUT_PX, "keypoints"))
-    for image in images:
-        evaluator.add(image.key, image.hands, image.predicted)
-    return evaluator.results(), images
-
-
 def test_the_truth_scores_perfectly_and_the_mean_hand_does_not(tmp_path, mean_hand):
     samples = make_crops(10, seed=2)
-    results, images = run(tmp_path, samples, CropOracle(samples, all_true), mean_hand, config())
+    results, table, images = run(tmp_path, samples, CropOracle(samples, all_true), mean_hand, config())
     ours, mean = results.metrics["ours"], results.metrics["mean_hand"]
     for name in FIGURES_2D + FIGURES_MM:
         assert ours[name] < 1e-3, name
@@ -118,7 +57,7 @@ def test_the_truth_scores_perfectly_and_the_mean_hand_does_not(tmp_path, mean_ha
         "training_hands_of_mean_hand": 30,
     }
     assert [image.key for image in images] == [sample.key for sample in samples]
-    assert all(len(column) == 10 for column in results.hands.values())
+    assert all(len(column) == 10 for column in table.values())
 
 
 def test_a_predictor_that_says_the_mean_hand_has_the_baselines_figures(tmp_path, mean_hand):
@@ -135,7 +74,7 @@ def test_a_predictor_that_says_the_mean_hand_has_the_baselines_figures(tmp_path,
             replace(truth(hand, frame.affine, frame.K), center_px=center, keypoints_px=keypoints, keypoints_m=joints, vertices_m=vertices)
         ]
 
-    results, _ = run(tmp_path, samples, CropOracle(samples, say_mean), mean_hand, config())
+    results, _, _ = run(tmp_path, samples, CropOracle(samples, say_mean), mean_hand, config())
     ours, mean = results.metrics["ours"], results.metrics["mean_hand"]
     for name in FIGURES_2D + FIGURES_MM + SHARES:
         assert ours[name] == pytest.approx(mean[name], rel=1e-3), name
@@ -155,7 +94,7 @@ def test_figures_are_those_of_known_errors(tmp_path, mean_hand):
         side = 1 - hand.side if sample.key == "000000" else hand.side
         return [replace(answer, keypoints_px=answer.keypoints_px + np.array([3.0, 4.0]) * zoom, keypoints_m=joints, side=side)]
 
-    results, _ = run(tmp_path, samples, CropOracle(samples, shifted), mean_hand, config(batch_size=2))
+    results, table, _ = run(tmp_path, samples, CropOracle(samples, shifted), mean_hand, config(batch_size=2))
     ours = results.metrics["ours"]
     assert ours["error_2d_px"] == pytest.approx(5.0, abs=1e-3)
     sizes = [np.ptp(sample.hands[0].keypoints_px, axis=0).max() for sample in samples]
@@ -163,7 +102,6 @@ def test_figures_are_those_of_known_errors(tmp_path, mean_hand):
     assert ours["root_aligned_mpjpe_mm"] == pytest.approx(1.0, abs=1e-3)  # 21 mm over 21 joints
     assert 1.0 < ours["pa_mpjpe_mm"] < 2.5  # the one wrong joint pulls the others
     assert ours["hand_type_accuracy"] == pytest.approx(8 / 9)
-    table = results.hands
     assert table["error_2d_px"].mean() == pytest.approx(ours["error_2d_px"])
     assert table["predicted_side"][0] == 1 - table["side"][0]
     curve = results.pck_2d
@@ -191,7 +129,7 @@ def test_scenes_with_predicted_centres(tmp_path, mean_hand):
 
     oracle = WholeOracle(samples, answers)
     settings = config(model="multi", centers="predicted")
-    results, _ = run(tmp_path, samples, oracle, mean_hand, settings)
+    results, table, _ = run(tmp_path, samples, oracle, mean_hand, settings)
     ours, count = results.metrics["ours"], results.metrics["count"]
     assert oracle.thresholds == {0.05}
     assert count["hands"] == 12
@@ -205,22 +143,29 @@ def test_scenes_with_predicted_centres(tmp_path, mean_hand):
         assert ours[name] < 1e-2, name
         assert results.metrics["mean_hand"][name] > ours[name]
     assert results.metrics["mean_hand"]["recall"] <= ours["recall"]
-    table = results.hands
     assert table["found"].sum() == 10
     assert np.isnan(table["error_2d_px"][~table["found"]]).all()
-    assert (table["predicted_side"][~table["found"]] == -1).all()
-    assert table["num_hands"].tolist() == [1] + [2] * 2 + [3] * 3 + [1] + [2] * 2 + [3] * 3
+    labelled = table["labelled"]
+    assert (table["predicted_side"][labelled & ~table["found"]] == -1).all()
+    # an image's labelled hands first, then its false alarms
+    assert table["num_hands"].tolist() == [0] + [1] + [2] * 3 + [3] * 3 + [1] + [2] * 2 + [3] * 3
+    assert np.flatnonzero(~labelled).tolist() == [0, 4]
+    assert (table["hand"][~labelled] == -1).all()
+    assert (table["score"][~labelled] == 0.5).all()
+    assert table["source_id"][~labelled].tolist() == [None, None]
+    assert np.isnan(table["center_distance_px"]).tolist() == [True] + [False] * 13  # alone in its image
+    assert table["center_distance_px"][table["found"]].max() < 1e-3
 
 
 def test_true_centres_in_whole_images(tmp_path, mean_hand):
     samples = make_scenes(4, seed=6)
-    results, _ = run(tmp_path, samples, WholeOracle(samples, all_true), mean_hand, config(model="multi", centers="true"))
+    results, _, _ = run(tmp_path, samples, WholeOracle(samples, all_true), mean_hand, config(model="multi", centers="true"))
     assert results.metrics["count"]["measured_hands"] == 6
     assert results.metrics["ours"]["error_2d_px"] < 1e-3
     assert "precision" not in results.metrics["ours"]
 
 
-def test_a_pasted_hand_is_compared_along_its_own_viewing_ray(mean_hand):
+def test_a_pasted_hand_is_compared_along_its_own_viewing_ray(tmp_path, mean_hand):
     """The hand was photographed in the middle of its image and pasted at the scene's edge: the scene's camera sees it turned."""
     rng = np.random.default_rng(7)
     sides, joints, vertices = make_hands(1, rng)
@@ -245,9 +190,18 @@ def test_a_pasted_hand_is_compared_along_its_own_viewing_ray(mean_hand):
         K=scene_K[None],
         frame_px=np.array([256.0]),
     )
-    evaluator = Evaluator(mean_hand, placement="detection", centers_given=True, score_threshold=0.3, match_threshold=0.5)
-    evaluator.add("a", [label], predicted)
-    assert evaluator.results().metrics["ours"]["root_aligned_mpjpe_mm"] < 1e-3
+    settings = config(model="multi")
+    image = EvaluatedImage(
+        key="a", number=0, size_px=(256, 256), hands=(label,), predicted=predicted, match=match_given(1), raw=[], overlap=None
+    )
+    with HandTable(tmp_path / "hands.parquet") as table:
+        evaluator = Evaluator(mean_hand, settings, input_px=256, definition="keypoints", table=table)
+        evaluator.add(image)
+        evaluator.finish()
+    ours = evaluator.results(HandColumns(tmp_path / "hands.parquet")).metrics["ours"]
+    assert ours["root_aligned_mpjpe_mm"] < 1e-3
+    assert ours["pa_mpjpe_mm"] < 1e-3
+    assert "mpjpe_mm" not in ours  # positions in two cameras can't be compared
 
 
 def test_rotations_between_rays():
@@ -301,7 +255,7 @@ def test_the_mean_hand_reads_only_2d_labels(tmp_path):
 def test_large_training_sets_are_thinned_evenly(tmp_path, monkeypatch):
     samples = make_crops(9, seed=16)
     reader = ShardReader(write_shards(tmp_path / "shards", samples))
-    monkeypatch.setattr("pipelines.evaluation.runner.MAX_TRAINING_IMAGES", 4)
+    monkeypatch.setattr("pipelines.evaluation.training_hands.MAX_TRAINING_IMAGES", 4)
     hands = read_training_hands(reader, INPUT_PX, "keypoints")
     np.testing.assert_allclose(hands.keypoints_px, [samples[i].hands[0].keypoints_px for i in (0, 3, 6)])
     np.testing.assert_allclose(hands.crop_px, 96)
@@ -311,13 +265,15 @@ def test_hands_without_3d_labels_are_measured_in_2d_only(tmp_path, mean_hand):
     samples = [replace(s, hands=tuple(h.without_3d() if i % 2 else h for h in s.hands)) for i, s in enumerate(make_crops(6, seed=11))]
     originals = make_crops(6, seed=11)
     oracle = CropOracle(samples, lambda sample, frame: all_true(originals[int(sample.key)], frame))
-    results, _ = run(tmp_path, samples, oracle, mean_hand, config())
+    results, table, _ = run(tmp_path, samples, oracle, mean_hand, config())
     assert results.metrics["count"]["measured_hands"] == 6
     assert results.metrics["count"]["measured_hands_3d"] == 3
-    assert np.isnan(results.hands["pa_mpjpe_mm"]).sum() == 3
+    assert np.isnan(table["pa_mpjpe_mm"]).sum() == 3
     assert results.metrics["ours"]["pa_mpjpe_mm"] < 1e-3
     only_2d = [replace(s, hands=tuple(h.without_3d() for h in s.hands)) for s in originals]
-    results, _ = run(tmp_path / "2d", only_2d, CropOracle(only_2d, lambda s, f: all_true(originals[int(s.key)], f)), mean_hand, config())
+    results, table, _ = run(
+        tmp_path / "2d", only_2d, CropOracle(only_2d, lambda s, f: all_true(originals[int(s.key)], f)), mean_hand, config()
+    )
     assert "pa_mpjpe_mm" not in results.metrics["ours"]
     assert results.pck["ours"].max() == 0
 
@@ -325,10 +281,10 @@ def test_hands_without_3d_labels_are_measured_in_2d_only(tmp_path, mean_hand):
 def test_finding_nothing_is_a_result_and_no_label_an_error(tmp_path, mean_hand):
     samples = make_scenes(3, seed=12)
     settings = config(model="multi", centers="predicted")
-    results, _ = run(tmp_path, samples, WholeOracle(samples, lambda sample, frame: []), mean_hand, settings)
+    results, table, _ = run(tmp_path, samples, WholeOracle(samples, lambda sample, frame: []), mean_hand, settings)
     assert results.metrics["ours"] == {"recall": 0.0, "ap": 0.0}
     assert results.metrics["count"]["hands"] == 3
-    assert not results.hands["found"].any()
+    assert not table["found"].any()
     empty = [replace(sample, hands=()) for sample in samples]
     with pytest.raises(ValueError, match="at least one labelled hand"):
         run(tmp_path / "none", empty, WholeOracle(empty, lambda sample, frame: []), mean_hand, settings)
@@ -336,7 +292,7 @@ def test_finding_nothing_is_a_result_and_no_label_an_error(tmp_path, mean_hand):
 
 def test_max_samples_and_missing_predictions(tmp_path, mean_hand):
     samples = make_crops(5, seed=13)
-    results, _ = run(tmp_path, samples, CropOracle(samples, all_true), mean_hand, config(max_samples=3))
+    results, _, _ = run(tmp_path, samples, CropOracle(samples, all_true), mean_hand, config(max_samples=3))
     assert results.metrics["count"]["images"] == 3
     with pytest.raises(ValueError, match="000000: expected one prediction for each of 1 given centres, got 0"):
         run(tmp_path / "b", samples, CropOracle(samples, lambda sample, frame: []), mean_hand, config())
@@ -358,18 +314,18 @@ def test_files_are_the_same_every_time_and_nothing_half_written_stays(tmp_path, 
     written = []
     for name in ("a", "b"):
         folder = tmp_path / name
-        results, images = run(folder, samples, WholeOracle(samples, all_true), mean_hand, settings)
+        results, table, images = run(folder, samples, WholeOracle(samples, all_true), mean_hand, settings)
         out = folder / "out"
         write_metrics(out / "metrics.json", results.metrics)
-        write_table(out / "samples.parquet", results.hands)
         write_curve(out / "pck.csv", results.pck)
         write_predictions(out / "predictions.npz", [i.key for i in images], [i.predicted for i in images], [i.raw for i in images])
         written.append({path.name: path.read_bytes() for path in sorted(out.iterdir())})
     assert written[0] == written[1]
-    assert set(written[0]) == {"metrics.json", "samples.parquet", "pck.csv", "predictions.npz"}
+    assert set(written[0]) == {"metrics.json", "hands.parquet", "pck.csv", "predictions.npz"}
     out = tmp_path / "a" / "out"
-    table = pq.read_table(out / "samples.parquet").to_pydict()
-    assert len(table["key"]) == 6
+    table = pq.read_table(out / "hands.parquet").to_pydict()
+    assert table["key"] == ["000001", "000002", "000002", "000003", "000003", "000003"]
+    assert list(table) == list(COLUMNS)
     assert (out / "pck.csv").read_text().splitlines()[0] == "threshold_mm,ours,mean_hand"
     with np.load(out / "predictions.npz", allow_pickle=False) as arrays:
         assert arrays["image"].tolist() == [1, 2, 2, 3, 3, 3]

@@ -18,6 +18,7 @@ from handnet.hand.layer import HandLayer
 from handnet.network.handnet import HandNet, HandNetConfig
 from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
 from pipelines import evaluate, submit
+from pipelines.evaluation.table import RAW
 from pipelines.preset import write_preset
 from pipelines.submission.checking import check_submission
 
@@ -65,21 +66,27 @@ def test_evaluate(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([name]) == 0
     assert capsys.readouterr().out == f"wrote metrics/{name}.json\n"
     metrics = orjson.loads(Path(f"metrics/{name}.json").read_bytes())
-    assert list(metrics) == ["ours", "mean_hand", "count"]
+    assert list(metrics) == ["ours", "mean_hand", "count", "headline", "ours_ci95"]
     assert metrics["count"]["hands"] == 6
-    numbers = [value for group in metrics.values() for value in group.values()]
+    bounds = metrics.pop("ours_ci95")
+    assert all(low <= metrics["ours"][figure] <= high for figure, (low, high) in bounds.items())
+    numbers = [
+        value for group in (*metrics.values(), {i: v for i, pair in enumerate(bounds.values()) for v in pair}) for value in group.values()
+    ]
     assert all(isinstance(value, (int, float)) and np.isfinite(value) for value in numbers)
     # 5 significant digits
     assert all(len(repr(value).split("e")[0].replace(".", "").lstrip("-0")) <= 6 for value in numbers)
     if name == "crop":
         assert metrics["count"]["measured_hands"] == 6
-        assert set(metrics["mean_hand"]) == set(metrics["ours"]) - {"hand_type_accuracy"}
+        assert set(metrics["mean_hand"]) == set(metrics["ours"]) - {"hand_type_accuracy", "error_2d_input_px", *RAW}
     else:
         assert metrics["count"]["detections"] > 0
         assert {"precision", "recall", "ap"} <= set(metrics["ours"])
     written = files(f"results/{name}")
-    assert set(written) == {"samples.parquet", "pck.csv", "pck_2d.csv", "predictions.npz"}
-    assert len(pq.read_table(f"results/{name}/samples.parquet")) == 6
+    assert set(written) == {"hands.parquet", "strata.json", "pck.csv", "pck_2d.csv", "predictions.npz"}
+    table = pq.read_table(f"results/{name}/hands.parquet").to_pydict()
+    assert sum(table["labelled"]) == 6
+    assert sum(table["found"]) + sum(not labelled for labelled in table["labelled"]) == metrics["count"]["detections"]
     with np.load(f"results/{name}/predictions.npz", allow_pickle=False) as arrays:
         assert len(arrays["side"]) == metrics["count"]["detections"]
         assert np.isfinite(arrays["albedo"]).all()

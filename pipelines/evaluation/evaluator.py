@@ -1,221 +1,214 @@
-"""Collects predictions image by image and turns them into the figures of an evaluation, ours and the mean hand's.
+"""Collects evaluated images one by one, writes their rows to the table of hands, and turns the table into the figures.
 
-In crops the mean hand says the same of every hand, at its usual size and of its usual side; in whole images it takes
-place, size and side from our detections. Both are measured on the very same hands: those our detections found, or all
-of them where their centres are given.
+Ours and the mean hand's are measured on the very same hands: those our detections found, or all of them where their
+centres are given. Images are measured some at a time, so memory grows by a few numbers a detection only.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.metrics import (
-    AUC_THRESHOLDS_M,
-    Matches,
-    hand_type_accuracy,
-    match_detections,
-)
-from pipelines.datasets.sample import HandLabel
-from pipelines.evaluation.labels import hand_size_px, stack_keypoints
+from handnet.centers import CenterDefinition
+from handnet.metrics import AUC_THRESHOLDS_M
+from pipelines.config import EvaluationConfig
+from pipelines.evaluation.baseline import Placement, placed_keypoints, posed
+from pipelines.evaluation.curves import PckCounter
+from pipelines.evaluation.figures import hand_type_right, intervals, table_means
+from pipelines.evaluation.interhand import FoundHands, InterhandFigures
+from pipelines.evaluation.matching import ImageMatch, MatchCollector, match_keypoints
 from pipelines.evaluation.mean_hand import MeanHand
-from pipelines.evaluation.measures import THRESHOLDS_2D, Measured, Targets, measure, targets_of
-from pipelines.evaluation.predicted import PredictedHands
-from pipelines.evaluation.summary import Figures, detection_figures, finite_figures, mean_figures, pck_columns
+from pipelines.evaluation.measures import THRESHOLDS_2D, Measured, measure, targets_of
+from pipelines.evaluation.measures_3d import MM, WRIST, is_known, spread
+from pipelines.evaluation.protocols import headline
+from pipelines.evaluation.rows import RowPlaces, put_identity, row_places
+from pipelines.evaluation.runner import EvaluatedImage, shown
+from pipelines.evaluation.strata import stratify
+from pipelines.evaluation.summary import Figures, detection_figures, finite_figures
+from pipelines.evaluation.table import MEAN_HAND, MEAN_HAND_FIGURES, HandTable, Rows
 from pipelines.evaluation.viewpoint import OPTICAL_AXIS, rotate, rotation_between, viewing_rays
 
 Array = NDArray[np.float64]
-OURS, MEAN_HAND = "ours", "mean_hand"
+CHUNK = 512  # rows that are measured at a time
+WHO = ("ours", "mean_hand")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """metrics: {"ours": {...}, "mean_hand": {...}, "count": {...}}; hands: columns of the per-hand table; curves by name.
+    """metrics: groups "ours", "mean_hand", "headline", "count" of figures and "ours_ci95" of intervals; strata as of `stratify`.
 
-    curves: "pck" and "pck_2d", each with thresholds and the shares of ours and of the mean hand.
+    pck, pck_2d: thresholds and the shares of correct points of ours and of the mean hand.
     """
 
-    metrics: dict[str, Figures]
-    hands: dict[str, NDArray]
+    metrics: dict[str, dict[str, Any]]
+    strata: dict[str, list[dict[str, Any]]]
     pck: dict[str, Array]
     pck_2d: dict[str, Array]
 
 
-@dataclass(kw_only=True)
-class _Collected:
-    """Everything seen so far, image by image; the 3D of detections below the score threshold is not kept."""
-
-    keys: list[str] = field(default_factory=list)
-    hands: list[tuple[HandLabel, ...]] = field(default_factory=list)
-    side: list[NDArray[np.int64]] = field(default_factory=list)
-    score: list[Array] = field(default_factory=list)
-    keypoints_px: list[Array] = field(default_factory=list)
-    mean_px: list[Array] = field(default_factory=list)
-    center_px: list[Array] = field(default_factory=list)
-    K: list[Array] = field(default_factory=list)
-    keypoints_m: list[NDArray[np.float32]] = field(default_factory=list)
-    vertices_m: list[NDArray[np.float32]] = field(default_factory=list)
-
-
 class Evaluator:
-    """Add the images one after another, then ask for the results.
-
-    placement of the mean hand, "crop": at its usual size and side in the crop, "detection": as our predicted hand.
-    centers_given: prediction i of an image is of its hand i (true centres) and nothing is matched.
-    """
+    """Add the images one after another, call `finish`, and after the table is closed ask for the results."""
 
     def __init__(
-        self,
-        mean_hand: MeanHand,
-        *,
-        placement: Literal["crop", "detection"],
-        centers_given: bool,
-        score_threshold: float,
-        match_threshold: float,
+        self, mean_hand: MeanHand, config: EvaluationConfig, *, input_px: int, definition: CenterDefinition, table: HandTable
     ) -> None:
-        self.mean_hand = mean_hand
-        self.placement = placement
-        self.centers_given = centers_given
-        self.score_threshold = 0.0 if centers_given else score_threshold
-        self.match_threshold = match_threshold
-        self.seen = _Collected()
+        self.mean_hand, self.config, self.input_px, self.definition, self.table = mean_hand, config, input_px, definition, table
+        self.given = config.centers == "true"
+        self.placement: Placement = "crop" if self.given and config.model == "crop" else "detection"
+        self.waiting: list[EvaluatedImage] = []
+        self.num_waiting = self.num_images = self.num_hands = 0
+        self.matches = {who: MatchCollector() for who in WHO}
+        self.pck = {who: PckCounter(AUC_THRESHOLDS_M) for who in WHO}
+        self.pck_2d = {who: PckCounter(THRESHOLDS_2D) for who in WHO}
+        self.interhand = InterhandFigures()
+        self.num_both = self.num_either = 0
 
-    def add(self, key: str, hands: Sequence[HandLabel], predicted: PredictedHands) -> None:
-        """One image: its measurable labelled hands and what was predicted. ValueError if given centres and predictions differ in number."""
-        if self.centers_given and len(hands) != len(predicted):
-            raise ValueError(f"{key}: expected one prediction for each of {len(hands)} given centres, got {len(predicted)}")
-        seen, kept = self.seen, predicted.score >= self.score_threshold
-        seen.keys.append(key)
-        seen.hands.append(tuple(hands))
-        seen.side.append(predicted.side)
-        seen.score.append(predicted.score)
-        seen.keypoints_px.append(predicted.keypoints_px)
-        seen.mean_px.append(self._place_mean_hand(predicted))
-        seen.center_px.append(predicted.center_px[kept])
-        seen.K.append(predicted.K[kept])
-        seen.keypoints_m.append(predicted.keypoints_m[kept])
-        seen.vertices_m.append(predicted.vertices_m[kept])
+    def add(self, image: EvaluatedImage) -> None:
+        """One image. It is measured, and its rows written, when there are enough of them."""
+        self.num_images += 1
+        self.num_hands += len(image.hands)
+        self.matches["ours"].add(image.match, image.predicted.score)
+        if not self.given and self.config.protocol != "masks":
+            place = placed_keypoints(self.mean_hand, image.predicted, self.placement)
+            mean = match_keypoints(place, image.predicted.score, image.hands, self.config.match_threshold)
+            self.matches["mean_hand"].add(mean, image.predicted.score)
+        if image.overlap is not None:
+            self.num_both += image.overlap.num_both
+            self.num_either += image.overlap.num_either
+        if self.config.protocol == "interhand" and not image.unlabelled:
+            # at given centres a hand is known to be there, so only its side can be wrong
+            scores = np.ones(len(image.predicted)) if self.given else image.predicted.score
+            self.interhand.add_image(image.predicted.side.tolist(), scores.tolist(), [hand.side for hand in image.hands])
+        self.waiting.append(image)
+        self.num_waiting += len(image.hands) + len(image.predicted)
+        if self.num_waiting >= CHUNK:
+            self.finish()
 
-    def _place_mean_hand(self, predicted: PredictedHands) -> Array:
-        placed = np.zeros((len(predicted), 21, 2))
-        if self.placement == "detection" and len(predicted):
-            sizes = np.ptp(predicted.keypoints_px, axis=1).max(axis=1)
-        for i, (side, center) in enumerate(zip(self._mean_hand_sides(predicted.side), predicted.center_px, strict=True)):
-            if self.placement == "crop":
-                placed[i] = self.mean_hand.keypoints_in_crop(side, center, float(predicted.frame_px[i]))
-            else:
-                placed[i] = self.mean_hand.keypoints_of_size(side, center, float(sizes[i]))
-        return placed
+    def finish(self) -> None:
+        """Measure and write what is still waiting."""
+        images, self.waiting, self.num_waiting = self.waiting, [], 0
+        if not images:
+            return
+        places, matches, first = [], [], 0
+        for image in images:
+            kept = shown(image.predicted, self.config)
+            match = image.match.above(kept)
+            places.append(row_places(first, match, kept, image.predicted.score))
+            matches.append(match)
+            first += len(places[-1].hands) + len(places[-1].extra)
+        rows = Rows(first)
+        for image, place in zip(images, places, strict=True):
+            kept = shown(image.predicted, self.config)
+            put_identity(rows, place, image.number, image.key, image.hands, image.size_px, image.predicted, kept, self.definition)
+        if self.config.protocol == "masks":
+            self._put_overlaps(rows, images, places, matches)
+        elif any(len(place.found) for place in places):
+            self._put_measures(rows, images, places)
+        self.table.add(rows)
 
-    def _mean_hand_sides(self, predicted: NDArray[np.int64]) -> list[int]:
-        return [self.mean_hand.usual_side] * len(predicted) if self.placement == "crop" else predicted.tolist()
+    def _put_overlaps(self, rows: Rows, images: list[EvaluatedImage], places: list[RowPlaces], matches: list[ImageMatch]) -> None:
+        for image, place, match in zip(images, places, matches, strict=True):
+            if image.overlap is not None:
+                found = np.flatnonzero(match.detection_of_hand >= 0)
+                rows.put("mask_iou", place.found, image.overlap.ious[place.detections, found])
 
-    def results(self) -> Results:
-        """Figures over everything added. ValueError when no image had a measurable hand."""
-        hands = [hand for image in self.seen.hands for hand in image]
-        if not hands:
+    def _put_measures(self, rows: Rows, images: list[EvaluatedImage], places: list[RowPlaces]) -> None:
+        found = np.concatenate([place.found for place in places])
+        hands = [image.hands[row - place.hands[0]] for image, place in zip(images, places, strict=True) for row in place.found]
+
+        def of(name: str) -> NDArray:
+            return np.concatenate([getattr(i.predicted, name)[p.detections] for i, p in zip(images, places, strict=True)])
+
+        targets = targets_of(hands)
+        K, label_K, centers, side = of("K"), np.array([hand.K for hand in hands]), of("center_px"), of("side")
+        # 3D labels live in the camera of their own photograph: turn what was predicted along another ray
+        label_ray = viewing_rays(label_K, centers)
+        turn = rotation_between(viewing_rays(K, centers), label_ray)
+        keypoints_m = rotate(of("keypoints_m"), turn)
+        same_camera = np.isclose(K, label_K, rtol=1e-4, atol=1e-2).all(axis=(1, 2))
+        keypoints_px = of("keypoints_px")
+        ours = measure(keypoints_px, keypoints_m, rotate(of("vertices_m"), turn), targets, same_camera)
+        turn_mean = rotation_between(np.broadcast_to(OPTICAL_AXIS, label_ray.shape), label_ray)
+        joints, vertices = (rotate(points, turn_mean) for points in posed(self.mean_hand, side, self.placement))
+        mean_px = np.concatenate(
+            [
+                placed_keypoints(self.mean_hand, image.predicted.chosen(place.detections), self.placement)
+                for image, place in zip(images, places, strict=True)
+            ]
+        )
+        mean = measure(mean_px, joints, vertices, targets)
+        self._put_columns(rows, found, ours, mean, targets.labelled)
+        rows.put("error_2d_input_px", found, ours.columns["error_2d_px"] * self.input_px / of("frame_px"))
+        if images[0].true_side_m is not None:
+            second = np.concatenate([i.true_side_m[p.detections] for i, p in zip(images, places, strict=True) if i.true_side_m is not None])
+            rows.put("epe_true_side_mm", found, _epe_mm(rotate(second, turn), targets.keypoints_m))
+        if self.config.protocol == "interhand":
+            of_image = [(i.number, len(i.hands)) for i, p in zip(images, places, strict=True) for _ in p.found]
+            number, num_hands = np.array(of_image, np.int64).T
+            self.interhand.add_found(
+                FoundHands(
+                    image=number,
+                    side=np.array([hand.side for hand in hands]),
+                    num_hands=num_hands,
+                    keypoints_m=keypoints_m,
+                    target_m=targets.keypoints_m,
+                    shared=same_camera,
+                )
+            )
+
+    def _put_columns(self, rows: Rows, found: NDArray[np.int64], ours: Measured, mean: Measured, labelled: NDArray[np.bool_]) -> None:
+        for who, measured in (("ours", ours), ("mean_hand", mean)):
+            self.pck[who].add(measured.aligned_joints_m)
+            self.pck_2d[who].add(measured.relative_2d, labelled)
+        for name, values in ours.columns.items():
+            rows.put(name, found, values)
+        for name in MEAN_HAND_FIGURES:
+            rows.put(f"{MEAN_HAND}{name}", found, mean.columns[name])
+
+    def results(self, table: Mapping[str, NDArray]) -> Results:
+        """Figures of the written table's columns. ValueError when no image had a measurable hand."""
+        if not self.num_hands:
             raise ValueError("evaluation: expected at least one labelled hand, got none")
-        all_matches = {OURS: self._match(self.seen.keypoints_px)}
-        if not self.centers_given:
-            all_matches[MEAN_HAND] = self._match(self.seen.mean_px)
-        matches = all_matches[OURS].above(self.score_threshold)
-        detections, found = matches.pairs
-        targets = targets_of([hands[i] for i in found])
-        measured = self._measure(detections, [hands[i] for i in found], targets)
-        metrics = {who: mean_figures(columns) for who, columns in measured.items()}
-        for who, all_of in all_matches.items():
-            if not self.centers_given:
-                metrics[who] |= detection_figures(all_of, self.score_threshold)
-        sides = self._kept(self.seen.side, np.int64)[detections]
-        metrics[OURS]["hand_type_accuracy"] = hand_type_accuracy(sides, np.array([hands[i].side for i in found]))
+        matches = None if self.given else self.matches["ours"].joined()
+        metrics: dict[str, Figures] = table_means(table)
+        if matches is not None:
+            for who, collected in self.matches.items():
+                if collected.parts:
+                    metrics[who] |= detection_figures(collected.joined(), self.config.score_threshold)
+        right = hand_type_right(table)
+        if (~np.isnan(right)).any():
+            metrics["ours"]["hand_type_accuracy"] = float(np.nanmean(right))
+        metrics = {who: finite_figures(figures) for who, figures in metrics.items()}
+        extra: Figures = self.interhand.figures() if self.config.protocol == "interhand" else {}
+        if self.num_either:
+            extra["foreground_iou"] = self.num_both / self.num_either
+        labelled, found = table["labelled"], table["found"]
         count = {
-            "images": len(self.seen.keys),
-            "hands": len(hands),
-            "detections": len(matches.hand_of_detection),
-            "measured_hands": len(found),
-            "measured_hands_3d": int((~np.isnan(targets.keypoints_m).any(axis=(1, 2))).sum()),
+            "images": self.num_images,
+            "hands": self.num_hands,
+            "detections": int((found | ~labelled).sum()),
+            "measured_hands": int(found.sum()),
+            "measured_hands_3d": int((~np.isnan(table["pa_mpjpe_mm"])).sum()),
             "training_hands_of_mean_hand": self.mean_hand.num_hands,
         }
         return Results(
             metrics={
-                **{who: finite_figures(figures) for who, figures in metrics.items()},
-                "count": {k: float(v) for k, v in count.items()},
+                **metrics,
+                "count": {name: float(value) for name, value in count.items()},
+                "headline": headline(self.config.protocol, metrics["ours"], table, extra),
+                "ours_ci95": intervals(table, matches),
             },
-            hands=self._table(hands, matches, measured, sides),
-            pck=pck_columns("threshold_mm", AUC_THRESHOLDS_M, 1000.0, {who: (m.aligned_joints_m, None) for who, m in measured.items()}),
-            pck_2d=pck_columns(
-                "threshold_fraction", THRESHOLDS_2D, 1.0, {who: (m.relative_2d, targets.labelled) for who, m in measured.items()}
-            ),
+            strata=stratify(table),
+            pck={"threshold_mm": AUC_THRESHOLDS_M * MM} | {who: counter.curve() for who, counter in self.pck.items()},
+            pck_2d={"threshold_fraction": THRESHOLDS_2D} | {who: counter.curve() for who, counter in self.pck_2d.items()},
         )
 
-    def _match(self, keypoints_px: list[Array]) -> Matches:
-        if self.centers_given:
-            image = np.repeat(np.arange(len(self.seen.hands)), [len(hands) for hands in self.seen.hands])
-            number = np.arange(len(image))
-            return Matches(number, number, self._kept(self.seen.score, np.float64), image, image)
-        stacked = [stack_keypoints(hands) for hands in self.seen.hands]
-        return match_detections(
-            keypoints_px, self.seen.score, [k for k, _ in stacked], [known for _, known in stacked], match_threshold=self.match_threshold
-        )
 
-    def _kept(self, parts: list[NDArray], dtype: type) -> NDArray:
-        """The parts of all images as one array, without detections below the score threshold."""
-        kept = [part[score >= self.score_threshold] for part, score in zip(parts, self.seen.score, strict=True)]
-        return np.concatenate(kept).astype(dtype)
-
-    def _measure(self, detections: NDArray[np.int64], hands: list[HandLabel], targets: Targets) -> dict[str, Measured]:
-        center_px = np.concatenate(self.seen.center_px)[detections]
-        side = self._kept(self.seen.side, np.int64)[detections]
-        # 3D labels live in the camera of their own photograph: turn what was predicted along another ray
-        ray = viewing_rays(np.concatenate(self.seen.K)[detections], center_px)
-        label_ray = viewing_rays(np.array([hand.K for hand in hands]).reshape(-1, 3, 3), center_px)
-        turn = rotation_between(ray, label_ray)
-        turn_mean = rotation_between(np.broadcast_to(OPTICAL_AXIS, label_ray.shape), label_ray)
-        mean = self.mean_hand
-        mean_sides = self._mean_hand_sides(side)
-        mean_joints = np.array([mean.joints(s) for s in mean_sides]).reshape(-1, 21, 3)
-        mean_vertices = np.array([mean.vertices(s) for s in mean_sides]).reshape(-1, 778, 3)
-        return {
-            OURS: measure(
-                self._kept(self.seen.keypoints_px, np.float64)[detections],
-                rotate(np.concatenate(self.seen.keypoints_m)[detections], turn),
-                rotate(np.concatenate(self.seen.vertices_m)[detections], turn),
-                targets,
-            ),
-            MEAN_HAND: measure(
-                self._kept(self.seen.mean_px, np.float64)[detections],
-                rotate(mean_joints, turn_mean),
-                rotate(mean_vertices, turn_mean),
-                targets,
-            ),
-        }
-
-    def _table(
-        self, hands: list[HandLabel], matches: Matches, measured: dict[str, Measured], sides: NDArray[np.int64]
-    ) -> dict[str, NDArray]:
-        detections, found = matches.pairs
-        num_hands = np.array([len(image) for image in self.seen.hands])
-
-        def spread(values: NDArray, missing: float) -> NDArray:
-            column = np.full(len(hands), missing, dtype=values.dtype if values.dtype.kind == "i" else np.float64)
-            column[found] = values
-            return column
-
-        table: dict[str, NDArray] = {
-            "key": np.repeat(np.array(self.seen.keys), num_hands),
-            "hand": np.concatenate([np.arange(n) for n in num_hands]),
-            "num_hands": np.repeat(num_hands, num_hands),
-            "side": np.array([hand.side for hand in hands]),
-            "size_px": np.array([hand_size_px(hand) for hand in hands]),
-            "visible": np.array([hand.visible.mean() for hand in hands]),
-            "found": matches.detection_of_hand >= 0,
-            "score": spread(matches.scores[detections], np.nan),
-            "predicted_side": spread(sides, -1),
-        }
-        for who, prefix in ((OURS, ""), (MEAN_HAND, "mean_hand_")):
-            table |= {f"{prefix}{name}": spread(values, np.nan) for name, values in measured[who].columns.items()}
-        return table
+def _epe_mm(keypoints_m: Array, target_m: NDArray[np.floating]) -> Array:
+    known = is_known(target_m)
+    offsets = keypoints_m[known] - keypoints_m[known, WRIST][:, None] - (target_m[known] - target_m[known, WRIST][:, None])
+    return spread(np.linalg.norm(offsets, axis=2).mean(axis=1) * MM, known)

@@ -1,4 +1,4 @@
-"""The files an evaluation leaves: metrics for DVC to compare, a table per hand, PCK curves, some predictions to draw."""
+"""The files an evaluation leaves: metrics for DVC to compare, strata, PCK curves, some predictions to draw."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from pipelines.evaluation.predicted import PredictedHands
@@ -24,20 +22,23 @@ def rounded(value: float) -> float | int:
     return int(number) if number == value and float(value).is_integer() and abs(value) < 1e15 else number
 
 
-def write_metrics(path: Path, metrics: Mapping[str, Mapping[str, float]]) -> None:
-    """Nested figures as JSON, in the order given: counts whole, the rest to 5 significant digits."""
+def write_metrics(path: Path, metrics: Mapping[str, Mapping[str, float | Sequence[float]]]) -> None:
+    """Nested figures and intervals as JSON, in the order given: counts whole, the rest to 5 significant digits."""
     tree = {
-        group: {name: int(value) if group == "count" else float(rounded(value)) for name, value in figures.items()}
+        group: {name: int(value) if group == "count" else _rounded_all(value) for name, value in figures.items()}  # type: ignore[arg-type]
         for group, figures in metrics.items()
     }
+    write_json(path, tree)
+
+
+def _rounded_all(value: float | Sequence[float]) -> float | list[float]:
+    return [float(rounded(number)) for number in value] if isinstance(value, Sequence) else float(rounded(value))
+
+
+def write_json(path: Path, tree: object) -> None:
+    """Indented JSON, keys in the order given."""
     text = orjson.dumps(tree, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
     _replace(path, lambda partial: partial.write_bytes(text))
-
-
-def write_table(path: Path, columns: Mapping[str, NDArray]) -> None:
-    """Columns of one length as a parquet file."""
-    table = pa.table({name: pa.array(values) for name, values in columns.items()})
-    _replace(path, lambda partial: pq.write_table(table, partial, compression="zstd"))
 
 
 def write_curve(path: Path, columns: Mapping[str, NDArray]) -> None:
@@ -78,9 +79,14 @@ def write_predictions(path: Path, keys: Sequence[str], predicted: Sequence[Predi
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` make a file under a temporary name in the same folder, then give it its own; nothing is left on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    partial = partial_path(path)
     try:
         write(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path) -> Path:
+    """A temporary name for `path`, beside it, so that renaming it is atomic."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")

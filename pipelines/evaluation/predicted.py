@@ -24,6 +24,7 @@ class PredictorLike(Protocol):
         K: NDArray[np.floating] | None = None,
         centers_px: Sequence[NDArray[np.floating]] | None = None,
         *,
+        sides: Sequence[NDArray[np.integer]] | None = None,
         score_threshold: float = 0.3,
     ) -> list[list[Any]]: ...
 
@@ -49,8 +50,8 @@ class PredictedHands:
     def __len__(self) -> int:
         return len(self.side)
 
-    def chosen(self, kept: NDArray[np.bool_]) -> PredictedHands:
-        """The hands for which `kept` (D,) is true."""
+    def chosen(self, kept: NDArray[np.bool_] | NDArray[np.int64]) -> PredictedHands:
+        """The hands for which `kept` (D,) is true, or those of the given indices."""
         return PredictedHands(**{field.name: getattr(self, field.name)[kept] for field in fields(self)})
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.metrics import Matches, auc, average_precision, pck, precision_recall
+from handnet.metrics import Matches, average_precision, pck, precision_recall
 from pipelines.evaluation.measures import Measured
 
 Array = NDArray[np.float64]
@@ -13,11 +13,8 @@ Figures = dict[str, float]
 
 
 def mean_figures(measured: Measured) -> Figures:
-    """Mean over the hands that have each figure, and the AUCs of the aligned errors; NaN where none has."""
-    figures = {name: float(np.nanmean(column)) if (~np.isnan(column)).any() else np.nan for name, column in measured.columns.items()}
-    for name, errors in (("auc", measured.aligned_joints_m), ("auc_vertices", measured.aligned_vertices_m)):
-        figures[name] = auc(errors) if len(errors) else np.nan
-    return figures
+    """Mean over the hands that have each figure; NaN where none has."""
+    return {name: float(np.nanmean(column)) if (~np.isnan(column)).any() else np.nan for name, column in measured.columns.items()}
 
 
 def detection_figures(matches: Matches, score_threshold: float) -> Figures:
