@@ -25,8 +25,8 @@ def read_bytes(url: str) -> bytes:
     """The content of a small file. ShardError if it cannot be had."""
 
     def read() -> bytes:
-        data: bytes = fsspec.open(url, "rb").open().read()
-        return data
+        with _open(url) as source:
+            return source.read()
 
     return _with_retries(url, read)
 
@@ -35,19 +35,30 @@ def download(url: str, target: Callable[[], BinaryIO]) -> None:
     """Copy a file into what `target` opens; each attempt opens it anew. ShardError if it cannot be had."""
 
     def copy() -> None:
-        with fsspec.open(url, "rb", block_size=CHUNK_BYTES) as source, target() as sink:
+        with _open(url) as source, target() as sink:
             shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
     _with_retries(url, copy)
 
 
+def _open(url: str) -> BinaryIO:
+    files, path = fsspec.core.url_to_fs(url)
+    stream: BinaryIO = files.open(path, "rb", block_size=CHUNK_BYTES)
+    return stream
+
+
 def _with_retries(url: str, work: Callable[[], Result]) -> Result:
     scheme = url.split("://")[0]
+    failure: BaseException | None = None
     for attempt in range(ATTEMPTS):
+        if attempt:
+            time.sleep(FIRST_PAUSE_S * 2 ** (attempt - 1))
         try:
             return work()
-        except FileNotFoundError:
-            raise ShardError(f"{url}: not found") from None
+        except FileNotFoundError as error:
+            failure = _behind(error)
+            if failure is None:
+                raise ShardError(f"{url}: not found") from None
         except PermissionError as error:
             raise ShardError(f"{url}: not allowed: {_line(error)}; {_credentials(scheme)}") from None
         except botocore.exceptions.NoCredentialsError:
@@ -55,10 +66,17 @@ def _with_retries(url: str, work: Callable[[], Result]) -> Result:
         except (ImportError, ValueError) as error:
             raise ShardError(f"{url}: {scheme}:// needs a package: pip install {_PACKAGES.get(scheme, scheme)} ({_line(error)})") from None
         except _FAILURES as error:
-            if attempt + 1 == ATTEMPTS:
-                raise ShardError(f"{url}: cannot be read after {ATTEMPTS} attempts: {_line(error)}") from None
-            time.sleep(FIRST_PAUSE_S * 2**attempt)
-    raise AssertionError
+            failure = error
+    assert failure is not None
+    raise ShardError(f"{url}: cannot be read after {ATTEMPTS} attempts: {_line(failure)}") from None
+
+
+def _behind(error: FileNotFoundError) -> BaseException | None:
+    """What failed, where fsspec calls a connection that fails a file that is not there; None for one that is not there."""
+    cause = error.__cause__
+    if isinstance(cause, aiohttp.ClientResponseError):
+        return None if cause.status in (404, 410) else cause
+    return cause if isinstance(cause, aiohttp.ClientError | TimeoutError) else None
 
 
 def _credentials(scheme: str) -> str:
