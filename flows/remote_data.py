@@ -19,6 +19,7 @@ from flows.credentials import hidden
 
 REMOTE_VARIABLE = "HANDNET_DVC_REMOTE"
 OF_RUN = "run"  # the name of a remote that is given as a URL
+UNSENT = Path(".dvc/tmp/handnet-unsent")  # in a workspace whose results have not reached the remote yet
 NO_REMOTE = f"no DVC remote is set ({REMOTE_VARIABLE}, or `dvc remote add --default`)"
 
 
@@ -55,6 +56,8 @@ def pull(
     if name is None:
         return Pulled(remote=None, num_files=0, message=f"nothing pulled: {NO_REMOTE}")
     output = _dvc(workspace, credentials, "pull", "--run-cache", "--allow-missing", "--force", "--remote", name, *targets)
+    (workspace / UNSENT).parent.mkdir(parents=True, exist_ok=True)
+    (workspace / UNSENT).touch()
     count = _number(r"(\d+) files? fetched", output)
     return Pulled(remote=name, num_files=count, message=f"{count} file(s) pulled from remote {name!r}")
 
@@ -67,7 +70,13 @@ def push(
     if name is None:
         return Pushed(remote=None, num_files=0, message=f"nothing pushed: {NO_REMOTE}")
     count = _number(r"(\d+) files? pushed", _dvc(workspace, credentials, "push", "--run-cache", "--remote", name, *targets))
+    (workspace / UNSENT).unlink(missing_ok=True)
     return Pushed(remote=name, num_files=count, message=f"{count} file(s) pushed to remote {name!r}")
+
+
+def owes(workspace: Path) -> bool:
+    """Whether a run has pulled into the workspace and not sent what it made: it was stopped, or the remote did not answer."""
+    return (workspace / UNSENT).exists()
 
 
 def choose(workspace: Path, remote: str | None = None) -> str | None:

@@ -74,17 +74,24 @@ def retrain(
     overrides: list[str] | None = None,
     queue: bool = True,
     credentials: str | None = None,
+    dask_workers: int | None = None,
 ) -> State[Any]:
     """Bring the graph up to date in a workspace of its own and promote its model to promoted/current if it is better.
 
     evaluation: the evaluation whose model and figures are compared. figure: what must be better by the share `margin` of the
     promoted model's value. guards: figures that must not be worse by more than that; none: recall.
-    overrides, queue, credentials: as in train-multi.
+    overrides, queue, credentials, dask_workers: as in train-multi.
     """
     rule = Rule(figure=figure, margin=margin, guards=tuple(["recall"] if guards is None else guards))
     project = Path.cwd()
     store = project / STORE
-    request = Request(experiment=WORKSPACE, overrides=tuple(overrides or ()), queue=queue, credentials=from_block(credentials))
+    request = Request(
+        experiment=WORKSPACE,
+        overrides=tuple(overrides or ()),
+        queue=queue,
+        credentials=from_block(credentials),
+        dask_workers=dask_workers,
+    )
     experiment = f"{WORKSPACE}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     former = read_figures(project)
     with opened(project, request) as space:

@@ -124,15 +124,20 @@ def reproduce(
     say: Callable[[str], None],
     environment: Mapping[str, str] | None = None,
     keep_open: Sequence[int] = (),
+    credentials: Mapping[str, str] | None = None,
+    pull: bool = False,
 ) -> Outcome:
-    """`dvc repro --single-item STAGE` in `folder`; its output goes to `say` line by line.
+    """`dvc repro --single-item STAGE` in `folder`; its output goes to `say` line by line, without secrets.
+
+    pull: outs that earlier runs made elsewhere come from the workspace's remote. credentials: variables for it, and for the stage.
 
     While another DVC process holds a file of the stage it is tried again, for LOCK_TRIES seconds or so. StageError otherwise.
     """
-    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", stage]
+    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage]
+    variables = stage_environment(folder, {**(environment or {}), **(credentials or {})})
     started = time.monotonic()
     for left in reversed(range(LOCK_TRIES)):
-        lines, code = follow(command, folder, processes, say, stage_environment(folder, environment or {}), keep_open)
+        lines, code = follow(command, folder, processes, say, variables, keep_open, credentials)
         if code == 0:
             return Outcome(_kind(lines), time.monotonic() - started)
         locked = any(_LOCKED.search(line) for line in lines)
@@ -151,6 +156,7 @@ def follow(
     say: Callable[[str], None],
     environment: Mapping[str, str],
     keep_open: Sequence[int],
+    credentials: Mapping[str, str] | None = None,
 ) -> tuple[deque[str], int]:
     """Run a command to its end; its last lines and its exit code. Whatever happens here, none of its processes stays."""
     process = processes.start(command, folder, environment, keep_open)
@@ -159,7 +165,7 @@ def follow(
         for line in process.stdout:  # type: ignore[union-attr]
             text = line.rstrip()
             if text:
-                lines.append(hidden(text))
+                lines.append(hidden(text, credentials))
                 say(lines[-1])
         process.wait()
     finally:

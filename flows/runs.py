@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from prefect.logging import get_run_logger
 
 from flows import remote_data
 from flows.artifacts import Figures, read_figures, show_figures, show_overlays, show_report
+from flows.dask_cluster import dask_cluster
 from flows.graph import Graph, Plan, dependents, make_plan, matching, read_graph
 from flows.naming import experiment_name, name_of_overrides
-from flows.running import Processes
+from flows.running import Processes, StageError
 from flows.stages import Surroundings, run_plan, summary
 from flows.workspaces import Workspace, save_experiment, set_params, workspace
 
@@ -26,6 +27,7 @@ class Request:
 
     queue: wait for a workspace that another run holds, instead of ending at once.
     max_gpus: GPUs that one stage may take; None: what dvc.yaml says.
+    credentials: variables of the DVC remote. dask_workers: of a Dask cluster that is started for the run; None: none is.
     """
 
     target: str | None = None
@@ -33,7 +35,8 @@ class Request:
     experiment: str | None = None
     queue: bool = True
     max_gpus: int | None = None
-    credentials: Mapping[str, str] | None = None
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
+    dask_workers: int | None = None
 
     @property
     def name(self) -> str | None:
@@ -62,22 +65,33 @@ def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], I
     say = get_run_logger().info
     graph = read_graph(space.folder)
     plan = make_plan(graph, wanted(graph))
-    moves = bool(plan.outdated)
-    if moves:
-        pulled = remote_data.pull(space.folder, credentials=request.credentials)
+    names = [stage.name for stage in plan.stages]
+    remote = None
+    if plan.outdated or remote_data.owes(space.folder):
+        pulled = remote_data.pull(space.folder, names, credentials=request.credentials)
+        say(pulled.message)
+        remote = pulled.remote
         if pulled.num_files:
             graph = read_graph(space.folder)
             plan = make_plan(graph, wanted(graph))
-        if pulled.remote:
-            say(pulled.message)
     say(_announced(plan))
-    environment = {} if request.max_gpus is None else {"HANDNET_DEVICES": str(request.max_gpus)}
-    surroundings = Surroundings(space.folder, environment, (space.lock,), request.max_gpus)
-    found = run_plan(plan, surroundings, Processes())
-    if moves and pulled.remote:
-        say(remote_data.push(space.folder, credentials=request.credentials).message)
+    with dask_cluster(request.dask_workers if plan.outdated else None, say) as environment:
+        if request.max_gpus is not None:
+            environment["HANDNET_DEVICES"] = str(request.max_gpus)
+        surroundings = Surroundings(space.folder, environment, (space.lock,), request.max_gpus, remote, request.credentials)
+        try:
+            found = run_plan(plan, surroundings, Processes())
+        except StageError:
+            _send(remote, space, names, request)  # what was made before it is not made again, here or elsewhere
+            raise
+    _send(remote, space, names, request)
     say(summary(found))
     return found
+
+
+def _send(remote: str | None, space: Workspace, names: Sequence[str], request: Request) -> None:
+    if remote is not None:
+        get_run_logger().info("%s", remote_data.push(space.folder, names, credentials=request.credentials).message)
 
 
 def _announced(plan: Plan) -> str:

@@ -45,12 +45,14 @@ def job_slots() -> threading.BoundedSemaphore:
 
 @dataclass(frozen=True)
 class Surroundings:
-    """Where stages run: the workspace, what is added to their environment, the locks that go with them."""
+    """Where stages run: the workspace, what is added to their environment, the locks that go with them, the remote they pull from."""
 
     folder: Path
     environment: Mapping[str, str] = field(default_factory=dict)
     keep_open: tuple[int, ...] = ()
     max_gpus: int | None = None  # of one stage, where several runs share the machine
+    remote: str | None = None  # the workspace's DVC remote
+    credentials: Mapping[str, str] | None = field(default=None, repr=False)
 
 
 def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> bool:
@@ -87,6 +89,8 @@ def run_stage(stage: Stage, surroundings: Surroundings, processes: Processes) ->
             say=say,
             environment={**surroundings.environment, **devices},
             keep_open=surroundings.keep_open,
+            credentials=surroundings.credentials,
+            pull=surroundings.remote is not None,
         )
     return Completed(name=STATES[outcome.kind], message=f"{outcome.kind} in {outcome.seconds:.0f} s", data=outcome.kind)
 

@@ -21,6 +21,7 @@ def train_multi(
     queue: bool = True,
     max_gpus: int | None = None,
     credentials: str | None = None,
+    dask_workers: int | None = None,
 ) -> State[dict[str, Any]]:
     """Run what is outdated of the stage graph in the current folder.
 
@@ -30,6 +31,7 @@ def train_multi(
     queue: wait while another run holds the workspace, instead of failing.
     max_gpus: GPUs that one stage may take; none: what dvc.yaml says.
     credentials: a Secret block with the DVC remote's variables.
+    dask_workers: workers of a Dask cluster that is started for ingest and composition; none: this machine's processes.
     """
     request = Request(
         target=target,
@@ -38,6 +40,7 @@ def train_multi(
         queue=queue,
         max_gpus=max_gpus,
         credentials=from_block(credentials),
+        dask_workers=dask_workers,
     )
     found = run_request(Path.cwd(), request)
     return Completed(message=summary(found), data=found)
