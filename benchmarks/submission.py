@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from handnet.hand.layer import HandLayer
 from pipelines.submission.checking import check_submission
 from pipelines.submission.layouts import LAYOUTS
 from pipelines.submission.packing import write_package
@@ -39,7 +40,7 @@ def timed(name: str, work: Callable[[], Result]) -> Result:
 
 def make_hands(num: int, noise_m: float, seed: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Joints and vertices of turned right hands in front of the camera, std21, OpenCV, with noise on the vertices."""
-    joints, vertices = fallback_hand()
+    joints, vertices = fallback_hand(HandLayer(), "ho3d")
     turns = Rotation.from_rotvec(np.random.default_rng(0).normal(0, 0.3, (num, 3))).as_matrix().astype(np.float32)
     position = joints[9]
     rng = np.random.default_rng(seed)

@@ -240,12 +240,20 @@ class TrainConfig(Section):
 Protocol = Literal["aligned", "two-hands", "interhand", "scenes", "masks"]
 
 
+class GroundTruthConfig(Section):
+    """Labels published apart from the images, for shards without 3D labels: HO3D's evaluation frames."""
+
+    folder: str  # with evaluation_xyz.json and evaluation_verts.json
+    layout: Literal["freihand", "ho3d", "ho3d-v3"]  # their joint order and axes
+
+
 class EvaluationConfig(Section):
     model: Literal["crop", "multi"]
     data: str
     mean_hand_data: str  # training shards of single hands whose 2D labels the mean-hand baseline is fitted to
     protocol: Protocol  # what a hand is matched by and which figures are the headline: docs/evaluation.md
     joints: Literal["trained", "model", "manopth", "freihand", "ho3d", "smplx", "interhand"]  # trained: as the model's labels had them
+    ground_truth: GroundTruthConfig | None
     centers: Literal["true", "predicted"]
     batch_size: PositiveInt
     score_threshold: Fraction
@@ -257,7 +265,15 @@ class SubmissionConfig(Section):
     model: Literal["crop", "multi"]
     data: str
     layout: Literal["freihand", "ho3d", "ho3d-v3"]
+    center: Literal["middle", "box", "label", "predicted"]  # where the hand is said to be: the image's middle, the published box, ...
+    place: Literal["predicted", "scale", "wrist"]  # what the server's owners give: a bone's length (FreiHAND) or the wrist (HO3D)
     batch_size: PositiveInt
+
+    @model_validator(mode="after")
+    def _whole_images(self) -> SubmissionConfig:
+        if self.model == "multi" and self.center != "predicted":
+            raise ValueError(f"center: expected 'predicted' for model 'multi', which finds hands itself, got {self.center!r}")
+        return self
 
 
 class SpeedConfig(Section):

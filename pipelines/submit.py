@@ -11,13 +11,14 @@ from pathlib import Path
 from handnet.predict import Predictor
 from pipelines.config import ParamsError, SubmissionConfig, load_params
 from pipelines.evaluation.frames import center_definition
+from pipelines.evaluation.joints import ConvertedJoints
 from pipelines.shards import ShardReader
 from pipelines.shards.manifest import to_json, write_atomic
 from pipelines.stage_command import run_stage, usage_error
 from pipelines.submission.layouts import find_layout
 from pipelines.submission.meta import describe
 from pipelines.submission.packing import write_package
-from pipelines.submission.predicting import predict_all
+from pipelines.submission.predicting import fallback_hand, predict_all
 
 DATA, MODELS, SUBMISSIONS = Path("data"), Path("models"), Path("submissions")
 PACKAGE, META = "pred.zip", "meta.json"
@@ -28,7 +29,11 @@ def submit(name: str, config: SubmissionConfig) -> Path:
     reader, layout = ShardReader(DATA / config.data), find_layout(config.layout)
     predictor = Predictor.load(MODELS / config.model)
     model = predictor.description
-    predictions = predict_all(reader, predictor, config, model.input_px, center_definition(model.provenance))
+    convention = layout.convention
+    converted = predictor if model.network.joints == convention else ConvertedJoints(predictor, predictor.layer, convention)
+    predictions = predict_all(
+        reader, converted, config, model.input_px, center_definition(model.provenance), fallback_hand(predictor.layer, convention)
+    )
     package = SUBMISSIONS / name / PACKAGE
     doubts = write_package(package, predictions.joints_m, predictions.vertices_m, layout)
     for doubt in doubts:

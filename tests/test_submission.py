@@ -12,6 +12,7 @@ import pytest
 from fake_hands import FakePrediction, make_crops, make_scenes, truth, write_shards
 from fake_packages import NUM, in_layout, only, right_hands
 
+from handnet.hand.layer import HandLayer
 from pipelines.config import SubmissionConfig
 from pipelines.evaluation.frames import crop_frame, middle_frame
 from pipelines.shards import ShardReader
@@ -20,8 +21,10 @@ from pipelines.submission.geometry import bend_towards_palm
 from pipelines.submission.layouts import LAYOUTS, find_layout
 from pipelines.submission.meta import git_revision
 from pipelines.submission.packing import write_package
-from pipelines.submission.predicting import best_hand, fallback_hand, predict_all
+from pipelines.submission.predicting import best_hand, fallback_hand, frame_of, predict_all
 from pipelines.submission.scoring import load_submission
+
+FALLBACK = fallback_hand(HandLayer(), "model")
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +115,11 @@ def test_a_poor_network_is_no_reason_to_refuse(tmp_path, hands):
     assert "mirrored" in only(write_package(tmp_path / "pred.zip", hands[0] * [-1, 1, 1], hands[1] * [-1, 1, 1], LAYOUTS["freihand"]))
 
 
+DEFAULTS = {"model": "crop", "data": "fake", "layout": "freihand", "center": "label", "place": "predicted", "batch_size": 4}
+
+
 def settings(**changes):
-    return SubmissionConfig(**{"model": "crop", "data": "fake", "layout": "freihand", "batch_size": 4, **changes})
+    return SubmissionConfig(**{**DEFAULTS, **changes})
 
 
 class Recorded:
@@ -121,9 +127,10 @@ class Recorded:
 
     def __init__(self, answers):
         self.answers = list(answers)
-        self.centers = []
+        self.centers, self.sides = [], []
 
-    def predict(self, images, K=None, centers_px=None, *, score_threshold=0.3):
+    def predict(self, images, K=None, centers_px=None, *, sides=None, score_threshold=0.3):
+        self.sides += [None] * len(images) if sides is None else [side.tolist() for side in sides]
         self.centers += [None] * len(images) if centers_px is None else [center.tolist() for center in centers_px]
         answers, self.answers = self.answers[: len(images)], self.answers[len(images) :]
         return answers
@@ -138,12 +145,13 @@ def test_every_sample_gets_an_entry_in_order(tmp_path):
         answers.append([truth(sample.hands[0] if sample.hands else samples[5].hands[0], frame.affine, frame.K)] if i != 3 else [])
     predictor = Recorded(answers)
     reader = ShardReader(write_shards(tmp_path / "shards", samples))
-    predictions = predict_all(reader, predictor, settings(), 64, "keypoints")
+    predictions = predict_all(reader, predictor, settings(), 64, "keypoints", FALLBACK)
     assert predictions.keys == [f"{i:06d}" for i in range(10)]
     assert predictions.missing == ["000003"]
     assert predictor.centers == [[[32.0, 32.0]]] * 10
+    assert predictor.sides == [None] * 10
     for i, sample in enumerate(samples):
-        expected = fallback_hand()[0] if i == 3 else (sample if sample.hands else samples[5]).hands[0].keypoints_m
+        expected = FALLBACK[0] if i == 3 else (sample if sample.hands else samples[5]).hands[0].keypoints_m
         np.testing.assert_allclose(predictions.joints_m[i], expected)
     doubts = write_package(tmp_path / "pred.zip", predictions.joints_m, predictions.vertices_m, LAYOUTS["freihand"])
     assert only(doubts) == "xyz: 1 of 10 samples repeat an earlier one exactly, the first sample 6 (as 5)"
@@ -157,7 +165,7 @@ def test_whole_images_give_their_best_right_hand(tmp_path):
     ]
     predictor = Recorded(answers)
     reader = ShardReader(write_shards(tmp_path / "shards", samples))
-    predictions = predict_all(reader, predictor, settings(model="multi"), 64, "keypoints")
+    predictions = predict_all(reader, predictor, settings(model="multi", center="predicted"), 64, "keypoints", FALLBACK)
     assert predictor.centers == [None] * 4
     assert predictions.missing == ["000000"]
     hand = FakePrediction(1, 0.5, *[np.zeros(1)] * 5)
@@ -167,8 +175,58 @@ def test_whole_images_give_their_best_right_hand(tmp_path):
     assert best_hand([]) is None
 
 
+def test_a_test_set_is_used_as_its_owners_give_it(tmp_path):
+    """Crops around the middle or the published box, right hands, and the hand brought to the given bone length or wrist."""
+    samples = make_crops(4, seed=4, side=1)
+    given = []
+    for sample in samples:
+        hand = sample.hands[0]
+        bone = float(np.linalg.norm(hand.keypoints_m[10] - hand.keypoints_m[9]))
+        hidden = replace(hand, keypoints_px=np.tile(hand.keypoints_px[:1], (21, 1)), keypoints_m=None, vertices_m=None)
+        given.append(replace(sample, hands=(replace(hidden, given_scale_m=bone, given_wrist_m=hand.keypoints_m[0]),)))
+    reader = ShardReader(write_shards(tmp_path / "shards", given))
+
+    def predict(center, place, answers):
+        predictor = Recorded(answers)
+        found = predict_all(reader, predictor, settings(center=center, place=place), 64, "keypoints", FALLBACK)
+        assert predictor.sides == [[1]] * 4
+        assert predictor.centers == [[[32.0, 32.0]]] * 4
+        return found
+
+    frame = middle_frame(samples[0], 64, center_given=True)
+    smaller = [[scaled(truth(sample.hands[0], frame.affine, frame.K), 0.5)] for sample in samples]
+    moved = [[shifted(truth(sample.hands[0], frame.affine, frame.K), [0.1, 0, -0.2])] for sample in samples]
+    for found in (predict("middle", "scale", smaller), predict("box", "wrist", moved)):
+        for i, sample in enumerate(samples):
+            np.testing.assert_allclose(found.joints_m[i], sample.hands[0].keypoints_m, atol=1e-6)
+            np.testing.assert_allclose(found.vertices_m[i], sample.hands[0].vertices_m, atol=1e-6)
+    nothing = predict("middle", "wrist", [[]] * 4)
+    assert len(nothing.missing) == 4
+    np.testing.assert_allclose(nothing.joints_m[:, 0], [sample.hands[0].keypoints_m[0] for sample in samples], atol=1e-6)
+
+    box = frame_of(given[1], settings(center="box"), 64, "keypoints")
+    x0, y0, x1, y1 = given[1].hands[0].box_px
+    np.testing.assert_allclose(box.affine[:, :2] @ [(x0 + x1) / 2, (y0 + y1) / 2] + box.affine[:, 2], [32, 32], atol=1e-4)
+    bare = ShardReader(write_shards(tmp_path / "bare", samples))
+    with pytest.raises(ValueError, match="sample 000000: place: wrist: the dataset gives none"):
+        predict_all(bare, Recorded([[]] * 4), settings(place="wrist"), 64, "keypoints", FALLBACK)
+    with pytest.raises(ValueError, match="center: box: expected one hand, got 0"):
+        frame_of(replace(samples[0], hands=()), settings(center="box"), 64, "keypoints")
+    with pytest.raises(ValueError, match="center: expected 'predicted' for model 'multi'"):
+        settings(model="multi", center="box")
+
+
+def scaled(hand, factor):
+    return replace(hand, keypoints_m=hand.keypoints_m * np.float32(factor), vertices_m=hand.vertices_m * np.float32(factor))
+
+
+def shifted(hand, offset):
+    offset = np.array(offset, np.float32)
+    return replace(hand, keypoints_m=hand.keypoints_m + offset, vertices_m=hand.vertices_m + offset)
+
+
 def test_the_fallback_is_an_upright_right_hand_in_front_of_the_camera():
-    joints, vertices = fallback_hand()
+    joints, vertices = FALLBACK
     assert (joints[8, 1] < joints[5, 1] < joints[0, 1]).all()  # fingertips above knuckles above the wrist, y down
     assert np.allclose(joints[9], [0, 0, 0.7], atol=1e-6)
     assert bend_towards_palm(joints[None].astype(float)) > 0

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from handnet.skeleton import MIDDLE_FIRST_BONE
 from pipelines.config_datasets import FreihandConfig
 from pipelines.datasets.annotations import checked, load_annotations
 from pipelines.datasets.masks import hand_box
@@ -96,6 +97,7 @@ class Freihand:
             raise DataError(f"{self.files.where(self._json('xyz'))}: entry {frame}: expected depths > 0 m, got {float(points[:, 2].min())}")
         projected = points.astype(np.float64) @ K.T
         keypoints = projected[:, :2] / projected[:, 2:]
+        bone_start, bone_end = MIDDLE_FIRST_BONE
         hand = HandLabel(
             side=1,
             keypoints_px=keypoints,
@@ -108,6 +110,8 @@ class Freihand:
             hand_model="mano",
             joint_convention="regressed",
             source_id=f"freihand/{self.part}/{frame:08d}",
+            # evaluation_scale.json, which everyone gets, holds the same length
+            given_scale_m=float(np.linalg.norm(points[bone_end] - points[bone_start])) if self.part == "evaluation" else None,
         )
         self._last = (frame, hand, mask)
         return hand, mask

@@ -31,7 +31,7 @@ class Ho3d:
     """One split. Masks are not published: they are filled in from the hand's mesh, or from its skeleton without a MANO file.
 
     An object in front of the hand counts as hand in them. Evaluation frames know the wrist and a box only: there the
-    wrist is the one visible keypoint, the others lie at the box's centre, and nothing is known in metres.
+    wrist is the one visible keypoint, the others lie at the box's centre, and in metres the wrist alone is given.
     """
 
     def __init__(self, config: Ho3dConfig, split: str, cache: Path) -> None:
@@ -126,6 +126,7 @@ class Ho3d:
             K=K,
             hand_model="mano",
             source_id=source_id,
+            given_wrist_m=wrist,
         )
         return hand, None
 

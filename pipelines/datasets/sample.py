@@ -119,6 +119,8 @@ class HandLabel:
     translation 3 of the wrist-origin model in the camera frame. hand_model: the model mano and vertices belong to.
     joint_convention: "lbs" (kinematic joints) or "regressed" (regressor on posed vertices). source_id: identity of the
     source frame, for leak checks. affine (2,3) float64 or None: source image px -> this image px (None: identity).
+    given_wrist_m (3,), given_scale_m: what an evaluation split's owners give to everyone, or None: the wrist in the camera
+    frame (HO3D), the length of the middle finger's first bone (FreiHAND). They are no labels, and stay where labels are left out.
     """
 
     side: int
@@ -134,6 +136,8 @@ class HandLabel:
     source_id: str
     identity: str | None = None
     affine: DoubleArray | None = None
+    given_wrist_m: FloatArray | None = None
+    given_scale_m: float | None = None
 
     def __post_init__(self) -> None:
         if self.side not in (0, 1):
@@ -161,6 +165,12 @@ class HandLabel:
             store(self, "mano", _array("mano", self.mano, (NUM_MANO,), np.float32))
         if self.affine is not None:
             store(self, "affine", as_affine(self.affine))
+        if self.given_wrist_m is not None:
+            store(self, "given_wrist_m", _array("given_wrist_m", self.given_wrist_m, (3,), np.float32))
+        if self.given_scale_m is not None:
+            if not 0 < self.given_scale_m < math.inf:
+                raise ValueError(f"given_scale_m: expected a length > 0 m, got {self.given_scale_m}")
+            store(self, "given_scale_m", float(self.given_scale_m))
 
     def moved(self, affine: object, *, flip_width_px: float | None = None) -> HandLabel:
         """The same hand after its image was flipped, if its width is given, and then moved by `affine` (2,3), px -> px.
@@ -186,6 +196,8 @@ class HandLabel:
                 changes["vertices_m"] = self.vertices_m * _MIRROR_POINT
             if self.mano is not None:
                 changes["mano"] = self.mano * _MIRROR_MANO
+            if self.given_wrist_m is not None:
+                changes["given_wrist_m"] = self.given_wrist_m * _MIRROR_POINT
         return self._changed(changes)
 
     def _changed(self, changes: dict[str, Any]) -> HandLabel:

@@ -101,7 +101,12 @@ def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
 
 
 def _encode_hand(hand: HandLabel) -> dict[str, Any]:
-    return {
+    given: dict[str, Any] = {}
+    if hand.given_wrist_m is not None:
+        given["given_wrist_m"] = [float(v) for v in hand.given_wrist_m]
+    if hand.given_scale_m is not None:
+        given["given_scale_m"] = hand.given_scale_m
+    return given | {
         "side": SIDES[hand.side],
         "box": [float(v) for v in hand.box_px],
         "K": hand.K.tolist(),
@@ -210,6 +215,8 @@ def decode_hands(where: str, meta: Mapping[str, Any], keypoints: NDArray, arrays
                     source_id=entry["source_id"],
                     identity=entry["identity"],
                     affine=entry["affine"],
+                    given_wrist_m=entry.get("given_wrist_m"),
+                    given_scale_m=entry.get("given_scale_m"),
                     **fields,
                 )
             )

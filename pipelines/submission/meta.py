@@ -29,6 +29,7 @@ def describe(
         "num_missing": len(predictions.missing),
         "missing": predictions.missing,
         "decimals": DECIMALS,
+        "joints": layout.convention,
         "sha256": sha256_file(package),
         "doubts": doubts,
         "params": config.model_dump(mode="json"),
