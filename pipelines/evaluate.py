@@ -1,6 +1,6 @@
 """Stage entry point: python -m pipelines.evaluate NAME, one of params.yaml's evaluate sections.
 
-Writes metrics/NAME.json and results/NAME/{hands.parquet, strata.json, pck.csv, pck_2d.csv, predictions.npz}.
+Writes metrics/NAME.json and results/NAME/{hands.parquet, strata.json, pck.csv, pck_vertices.csv, pck_2d.csv, predictions.npz}.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ParamsError, load_params
 from pipelines.evaluation.evaluator import Evaluator
 from pipelines.evaluation.frames import center_definition
+from pipelines.evaluation.ground_truth import GroundTruth
 from pipelines.evaluation.joints import ConvertedJoints
 from pipelines.evaluation.mean_hand import fit_mean_hand
 from pipelines.evaluation.outputs import write_curve, write_json, write_metrics, write_predictions
@@ -32,6 +33,7 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     reader, training = ShardReader(DATA / config.data), ShardReader(DATA / config.mean_hand_data)
     model = Predictor.load(MODELS / config.model)
     input_px, definition = model.description.input_px, center_definition(model.description.provenance)
+    truth = None if config.ground_truth is None else GroundTruth.load(config.ground_truth, len(reader))
     trained = model.description.network.joints
     joints = trained if config.joints == "trained" else config.joints
     predictor: PredictorLike = model if joints == trained else ConvertedJoints(model, model.layer, joints)
@@ -41,7 +43,7 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     conventions: set[str] = set()
     with HandTable(folder / "hands.parquet") as table:
         evaluator = Evaluator(mean_hand, config, input_px=input_px, definition=definition, table=table)
-        for image in evaluate_images(reader, predictor, config, input_px, definition, model.layer):
+        for image in evaluate_images(reader, predictor, config, input_px, definition, model.layer, truth):
             evaluator.add(image)
             conventions.update(hand.joint_convention for hand in image.hands if hand.keypoints_m is not None)
             if len(drawn) < NUM_DRAWN_IMAGES:
@@ -51,6 +53,7 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     compared = {"trained": trained, "compared": joints, "labels": sorted(conventions)}
     write_json(folder / "strata.json", setting(config, compared) | {"strata": results.strata})
     write_curve(folder / "pck.csv", results.pck)
+    write_curve(folder / "pck_vertices.csv", results.pck_vertices)
     write_curve(folder / "pck_2d.csv", results.pck_2d)
     kept = [image.chosen(shown(image.predicted, config)) for image in drawn]
     write_predictions(folder / "predictions.npz", [i.key for i in drawn], [p for p, _ in kept], [raw for _, raw in kept])

@@ -30,7 +30,7 @@ def committed(path: str) -> str | None:
 
 
 def test_all_are_there() -> None:
-    assert {"demo", "tiny", "paper-freihand", "paper-ho3d", "paper-rhd", "paper-interhand"} <= set(preset_names())
+    assert {"demo", "tiny", "paper-freihand", "paper-ho3d", "paper-rhd", "paper-interhand", "paper-egohands"} <= set(preset_names())
 
 
 @pytest.mark.parametrize("name", preset_names())
@@ -79,7 +79,8 @@ def test_the_paper_s_values(name: str) -> None:
     for scenes in (params.compose.train, params.compose.eval):
         assert (scenes.canvas_px, scenes.hand_px, scenes.max_hands, scenes.flip_fraction) == (512, (96, 320), 10, 0.5)
         assert scenes.focal_px == 512
-    assert params.evaluate["multi"].centers == "predicted"
+    for evaluation in params.evaluate.values():  # what a whole image shows has to be found
+        assert evaluation.centers == ("true" if evaluation.model == "crop" else "predicted")
 
 
 def test_the_paper_s_number_of_iterations() -> None:
@@ -142,3 +143,21 @@ def test_the_command(params_file: Path) -> None:
         failed = preset_command(folder, *arguments)
         assert failed.returncode == 2
         assert len(failed.stderr.splitlines()) == 1, failed.stderr
+
+
+def test_every_dataset_of_the_paper_has_its_protocol() -> None:
+    sections = {
+        key: own for name in preset_names() if name.startswith("paper-") for key, own in load_params(preset_path(name)).evaluate.items()
+    }
+    assert {key: (own.protocol, own.model) for key, own in sections.items()} == {
+        "freihand-crop": ("aligned", "crop"),
+        "ho3d": ("aligned", "crop"),
+        "ho3d-val": ("aligned", "crop"),
+        "rhd-crop": ("two-hands", "crop"),
+        "rhd-whole": ("two-hands", "multi"),
+        "interhand-crop": ("interhand", "crop"),
+        "interhand-whole": ("interhand", "multi"),
+        "multi512": ("scenes", "multi"),
+        "egohands": ("masks", "multi"),
+    }
+    assert sections["ho3d"].ground_truth is not None

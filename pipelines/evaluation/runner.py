@@ -16,6 +16,7 @@ from handnet.hand.layer import HandLayer
 from pipelines.config import EvaluationConfig
 from pipelines.datasets.sample import MASK_IGNORE, HandLabel, HandSample
 from pipelines.evaluation.frames import Frame, frames_of
+from pipelines.evaluation.ground_truth import GroundTruth
 from pipelines.evaluation.labels import is_measurable
 from pipelines.evaluation.matching import ImageMatch, match_given, match_keypoints, match_masks
 from pipelines.evaluation.predicted import PredictedHands, PredictorLike, gather
@@ -77,10 +78,12 @@ def evaluate_images(
     input_px: int,
     definition: CenterDefinition,
     layer: HandLayer | None = None,
+    truth: GroundTruth | None = None,
 ) -> Iterator[EvaluatedImage]:
     """Every sample in order, up to config.max_samples; config.batch_size frames are predicted at a time.
 
-    layer: the hand model whose silhouettes protocol "masks" draws. ValueError names a sample without the mask it needs.
+    layer: the hand model whose silhouettes protocol "masks" draws. truth: labels that the shards don't have.
+    ValueError names a sample without the mask it needs.
     """
     num = min(len(reader), config.max_samples or len(reader))
 
@@ -88,8 +91,11 @@ def evaluate_images(
         batch: list[_Waiting] = []
         for number in range(num):
             sample = reader.read(number, labels_3d=True, mask=config.protocol in WITH_MASKS)
-            hands = measurable_hands(sample, config)
-            frames = frames_of(sample, hands, input_px, model=config.model, centers=config.centers, definition=definition)
+            if truth is None:
+                hands = shown_hands = measurable_hands(sample, config)
+            else:
+                hands, shown_hands = (truth.label(sample, number),), (truth.shown(sample),)
+            frames = frames_of(sample, shown_hands, input_px, model=config.model, centers=config.centers, definition=definition)
             size_px = sample.height_px, sample.width_px
             batch.append(_Waiting(key=sample.key, number=number, size_px=size_px, hands=hands, mask=sample.mask, frames=frames))
             if sum(len(image.frames) for image in batch) >= config.batch_size or number == num - 1:
