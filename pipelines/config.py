@@ -265,7 +265,15 @@ class SubmissionConfig(Section):
     model: Literal["crop", "multi"]
     data: str
     layout: Literal["freihand", "ho3d", "ho3d-v3"]
+    center: Literal["middle", "box", "label", "predicted"]  # where the hand is said to be: the image's middle, the published box, ...
+    place: Literal["predicted", "scale", "wrist"]  # what the server's owners give: a bone's length (FreiHAND) or the wrist (HO3D)
     batch_size: PositiveInt
+
+    @model_validator(mode="after")
+    def _whole_images(self) -> SubmissionConfig:
+        if self.model == "multi" and self.center != "predicted":
+            raise ValueError(f"center: expected 'predicted' for model 'multi', which finds hands itself, got {self.center!r}")
+        return self
 
 
 class SpeedConfig(Section):
