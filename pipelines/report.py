@@ -26,6 +26,7 @@ def report() -> Path:
         "train": params.train,
         "evaluate": params.evaluate,
         "submit": params.submit,
+        "speed": params.speed,
         "report": params.report,
     }
     return build_report(to_jsonable_python(sections), params.report, params.evaluate, params.submit)

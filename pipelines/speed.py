@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -34,6 +34,7 @@ HAND_FRACTION = 0.25  # side of a hand's crop as a share of the frame; the time 
 WARM_UP = 1
 
 Image = NDArray[np.uint8]
+Key = TypeVar("Key")
 
 
 def measure_speed(config: SpeedConfig, device: str) -> dict[str, Any]:
@@ -49,13 +50,14 @@ def measure_speed(config: SpeedConfig, device: str) -> dict[str, Any]:
     counts = [num for num in config.hands if num <= len(centers)]
     if not counts:
         raise ValueError(f"models/multi: expected {min(config.hands)} peaks or more in its centre map, got {len(centers)}")
-    rows = [best_ms(_runs(multi, crop, frame, centers[:num]), config.repeats) for num in counts]
+    runs = {(num, name): run for num in counts for name, run in _runs(multi, crop, frame, centers[:num]).items()}
+    best = best_ms(runs, config.repeats)
     return {
         "machine": machine(multi.device),
         "models": {name: _model(predictor) for name, predictor in (("multi", multi), ("crop", crop))},
         "repeats": config.repeats,
         "hands": counts,
-        **{name: [round(row[name], 3) for row in rows] for name in SERIES},
+        **{name: [round(best[num, name], 3) for num in counts] for name in SERIES},
     }
 
 
@@ -68,7 +70,7 @@ def peaks_px(predictor: Predictor, image: Image, num: int) -> NDArray[np.float32
     return peaks
 
 
-def best_ms(runs: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+def best_ms(runs: Mapping[Key, Callable[[], object]], repeats: int) -> dict[Key, float]:
     """Least milliseconds of each, taken in turns so that a disturbance meets them all."""
     best = dict.fromkeys(runs, float("inf"))
     for repeat in range(WARM_UP + repeats):

@@ -83,7 +83,7 @@ def test_evaluate(name: str, capsys: pytest.CaptureFixture[str]) -> None:
         assert metrics["count"]["detections"] > 0
         assert {"precision", "recall", "ap"} <= set(metrics["ours"])
     written = files(f"results/{name}")
-    assert set(written) == {"hands.parquet", "strata.json", "pck.csv", "pck_2d.csv", "predictions.npz"}
+    assert set(written) == {"hands.parquet", "strata.json", "pck.csv", "pck_vertices.csv", "pck_2d.csv", "predictions.npz"}
     table = pq.read_table(f"results/{name}/hands.parquet").to_pydict()
     assert sum(table["labelled"]) == 6
     assert sum(table["found"]) + sum(not labelled for labelled in table["labelled"]) == metrics["count"]["detections"]

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_hands import make_crops, write_shards
-from fake_run import FIGURES, TERMS, write_run
+from fake_run import FIGURES, TERMS, VALIDATED, write_run
 from PIL import Image
 
 from pipelines.config import load_params
+from pipelines.published import TABLES
 from pipelines.report import main
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -77,9 +78,11 @@ def test_the_page_needs_nothing_but_itself(run: Path, page: Page) -> None:
         for name in ("src", "href", "srcset", "xlink:href", "data", "action"):
             value = attributes.get(name)
             assert value is None or value.startswith(("data:", "#")), f"<{tag} {name}={value}>"
-    assert not page.of("script")
+    assert [set(script) for script in page.of("script")] == [{"type", "id"}, set()]  # the meshes and the viewer
     text = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]+", "", (run / "reports/index.html").read_text())
-    assert "//" not in text.replace("</", "")
+    text = re.sub(r'"(faces|vertices|colors)": "[A-Za-z0-9+/=]+"', "", text)
+    assert "://" not in text
+    assert not re.search(r"""(src|href)=["']//|fetch\(|XMLHttpRequest|import\(""", text)
     assert "@import" not in text
     assert set(re.findall(r"url\((.)", text)) <= {"#"}  # clip paths of the charts
 
@@ -89,14 +92,28 @@ def test_every_link_inside_the_page_has_its_target(page: Page) -> None:
     assert max(ids.values()) == 1
     targets = {str(attributes["href"])[1:] for tag, attributes in page.elements if str(attributes.get("href")).startswith("#")}
     assert targets <= set(ids)
-    assert {"results", "predictions", "pck", "training", "samples", "scenes", "submissions", "run"} <= set(ids)
+    sections = {
+        "results",
+        "paper",
+        "predictions",
+        "meshes",
+        "strata",
+        "pck",
+        "speed",
+        "training",
+        "samples",
+        "scenes",
+        "submissions",
+        "run",
+    }
+    assert sections <= set(ids)
 
 
 def test_all_pictures_are_there_and_described(run: Path, page: Page) -> None:
     pictures = page.of("img")
     config = load_params(run / "params.yaml").report
     num_ranked = 3  # one each of the best, the median and the worst hand
-    expected = 2 * config.num_samples + 3 * config.num_scenes + 5 * num_ranked + 5 * config.num_scenes
+    expected = 2 * config.num_samples + 3 * config.num_scenes + 7 * num_ranked + 6 * config.num_scenes + 6 * num_ranked
     assert len(pictures) == expected
     for picture in pictures:
         assert picture["alt"]
@@ -105,7 +122,7 @@ def test_all_pictures_are_there_and_described(run: Path, page: Page) -> None:
         assert max(image.size) >= 448  # big enough to see something
     assert len({picture["src"] for picture in pictures}) > expected / 2
     charts = page.of("svg")
-    assert len(charts) == 2 * 2 + 2 * len(TERMS)
+    assert len(charts) == 2 * 3 + 2 * len(TERMS) + len(VALIDATED) + 1 + 2 + 1  # PCK, training, validation, strata (1 and 2), speed
     figures = [figure for figure in page.of("figure") if figure.get("role") == "img"]
     assert len(figures) == len(charts)
     assert all(figure["aria-label"] for figure in figures)
@@ -115,10 +132,11 @@ def test_every_measured_number_is_on_the_page(run: Path, page: Page) -> None:
     for name in FIGURES:
         metrics = json.loads((run / "metrics" / f"{name}.json").read_text())
         for group in metrics.values():
-            for figure, value in group.items():
+            for figure, values in group.items():
                 assert figure in page.text
-                assert re.search(rf"(?<![\d.]){re.escape(f'{value:g}')}(?![\d.])", page.text), (name, figure, value)
-    for text in ("8.1%", "21.9%", "81.2%", "76.5%", "14.3", "0.714"):  # as the table writes them
+                for value in values if isinstance(values, list) else [values]:
+                    assert re.search(rf"(?<![\d.]){re.escape(f'{value:g}')}(?![\d.])", page.text), (name, figure, value)
+    for text in ("8.1%", "21.9%", "81.2%", "76.5%", "14.3", "0.714", "14.0 to 14.7"):  # as the table writes them
         assert text in page.text
 
 
@@ -156,10 +174,14 @@ def test_the_readme_shows_the_same(run: Path) -> None:
             assert image.format == {"jpg": "JPEG", "png": "PNG"}[name.split(".")[1]]
             assert np.asarray(image).std() > 5
     assert "| 2D error, share of hand size ↓ | **8.1%** | 21.9% | – | – |" in text
+    assert "| PA-MPJPE, mm ↓ | 14.3 (14.0 to 14.7) | **13.5** |" in text
     assert "| detection recall ↑ | – | – | 76.5% | 65.4% |" in text
     assert all(description for description in re.findall(r"!\[([^\]]*)\]", text))
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert {line.count("|") for line in table[: table.index("| stage | what it does | command | what it made |")]} == {6}
+    tables = [block.splitlines() for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE)]
+    assert len(tables) == 8  # results, I to IV, the text's results, speed, stages
+    for table in tables:
+        assert len({line.count("|") for line in table}) == 1, table[0]
+        assert re.fullmatch(r"\|( -+:? \|)+", table[1])
 
 
 def report_bytes(folder: Path) -> dict[str, bytes]:
@@ -185,7 +207,9 @@ def test_the_same_inputs_make_the_same_bytes_and_nothing_else(run: Path) -> None
         ("models/multi/model.safetensors", "train_multi"),
         ("logs/multi/plots/metrics/train/loss.tsv", "train_multi"),
         ("metrics/crop.json", "evaluate@crop"),
-        ("results/multi/samples.parquet", "evaluate@multi"),
+        ("results/multi/hands.parquet", "evaluate@multi"),
+        ("results/crop/strata.json", "evaluate@crop"),
+        ("results/speed.json", "speed"),
         ("results/crop/pck.csv", "evaluate@crop"),
         ("submissions/freihand/pred.zip", "submit@freihand"),
         ("submissions/freihand/meta.json", "submit@freihand"),
@@ -208,7 +232,10 @@ def test_a_missing_input_is_named_with_its_stage(run: Path, path: str, stage: st
     ("path", "content", "expected"),
     [
         ("metrics/multi.json", "{", "metrics/multi.json: expected JSON"),
-        ("results/crop/samples.parquet", "text", "results/crop/samples.parquet: not a readable parquet file"),
+        ("results/crop/strata.json", '{"strata": {"side": [{}]}}', "results/crop/strata.json: expected strata"),
+        ("results/speed.json", "{", "results/speed.json: not valid JSON"),
+        ("results/speed.json", "{}", "results/speed.json: expected machine"),
+        ("results/crop/hands.parquet", "text", "results/crop/hands.parquet: not a readable parquet file"),
         ("results/crop/pck_2d.csv", "threshold_fraction,ours\n0,1\n", "results/crop/pck_2d.csv: expected columns"),
         ("results/crop/pck.csv", "threshold_mm,ours,mean_hand\n0,x,1\n", "results/crop/pck.csv: expected numbers"),
         ("logs/crop/plots/metrics/train/loss.tsv", "step\tlos\n1\t2\n", "loss.tsv: expected columns step and loss"),
@@ -251,7 +278,7 @@ def test_a_preset_name_cannot_break_the_page(tmp_path: Path, run: Path) -> None:
     with contextlib.chdir(tmp_path):
         assert main([]) == 0
     page = Page((tmp_path / "reports/index.html").read_text())
-    assert not page.of("script")
+    assert len(page.of("script")) == 2
     assert "<script>&" in page.text
 
 
@@ -268,4 +295,30 @@ def test_an_older_table_of_hands_is_noticed(run: Path, capsys: pytest.CaptureFix
             path.unlink()
         folder.rmdir()
         os.rename(run / "away", folder)
-    assert "results/crop/samples.parquet: expected samples of data/ingest/procedural/eval" in capsys.readouterr().err
+    assert "results/crop/hands.parquet: expected samples of data/ingest/procedural/eval" in capsys.readouterr().err
+
+
+def test_published_numbers_are_marked_as_theirs(run: Path) -> None:
+    """A run on rendered hands must not look like a result on FreiHAND: rows of theirs and of ours are told apart in the table itself."""
+    text = (run / "reports/index.html").read_text()
+    section = text[text.index('id="paper"') : text.index('id="predictions"')]
+    tables = re.findall(r'<table class="paper">.*?</table>', section, re.DOTALL)
+    assert len(tables) == len(TABLES) + 1
+    for published, table in zip(TABLES, tables[:-1], strict=True):
+        rows = re.findall(r"<tr(?: class=\"([^\"]*)\")?>(.*?)</tr>", table[table.index("<tbody>") :], re.DOTALL)
+        theirs = [re.findall(r'class="number">([^<]*)<', cells) for kind, cells in rows if kind == "theirs"]
+        assert theirs == [[text.replace("-", "–") if text == "-" else text for text in row.values] for row in published.rows]
+        kinds = [kind for kind, _ in rows]
+        assert kinds[0] == "between"
+        assert f"Published, on {published.dataset}" in rows[0][1]
+        own = kinds.index("between elsewhere")
+        assert "NOT comparable" in rows[own][1]
+        assert f"not on {published.dataset}" in rows[own][1]
+        assert set(kinds[own + 1 :]) == {"elsewhere"}
+        assert "theirs" not in kinds[own:]
+        assert all("procedural hands" in cells for _, cells in rows[own + 1 :])
+    readme = (run / "reports/README.md").read_text()
+    ours = [line for line in readme.splitlines() if line.startswith("| this run,")]
+    assert ours
+    assert all("NOT comparable" in line for line in ours)
+    assert "| this run, crop, on rendered procedural hands: **NOT comparable** | 2D | yes | *1.43* | *0.714* |" in readme

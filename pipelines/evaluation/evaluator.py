@@ -41,12 +41,13 @@ WHO = ("ours", "mean_hand")
 class Results:
     """metrics: groups "ours", "mean_hand", "headline", "count" of figures and "ours_ci95" of intervals; strata as of `stratify`.
 
-    pck, pck_2d: thresholds and the shares of correct points of ours and of the mean hand.
+    pck, pck_vertices, pck_2d: thresholds and the shares of correct points of ours and of the mean hand.
     """
 
     metrics: dict[str, dict[str, Any]]
     strata: dict[str, list[dict[str, Any]]]
     pck: dict[str, Array]
+    pck_vertices: dict[str, Array]
     pck_2d: dict[str, Array]
 
 
@@ -63,6 +64,7 @@ class Evaluator:
         self.num_waiting = self.num_images = self.num_hands = 0
         self.matches = {who: MatchCollector() for who in WHO}
         self.pck = {who: PckCounter(AUC_THRESHOLDS_M) for who in WHO}
+        self.pck_vertices = {who: PckCounter(AUC_THRESHOLDS_M) for who in WHO}
         self.pck_2d = {who: PckCounter(THRESHOLDS_2D) for who in WHO}
         self.interhand = InterhandFigures()
         self.num_both = self.num_either = 0
@@ -163,6 +165,7 @@ class Evaluator:
     def _put_columns(self, rows: Rows, found: NDArray[np.int64], ours: Measured, mean: Measured, labelled: NDArray[np.bool_]) -> None:
         for who, measured in (("ours", ours), ("mean_hand", mean)):
             self.pck[who].add(measured.aligned_joints_m)
+            self.pck_vertices[who].add(measured.aligned_vertices_m)
             self.pck_2d[who].add(measured.relative_2d, labelled)
         for name, values in ours.columns.items():
             rows.put(name, found, values)
@@ -204,6 +207,7 @@ class Evaluator:
             },
             strata=stratify(table),
             pck={"threshold_mm": AUC_THRESHOLDS_M * MM} | {who: counter.curve() for who, counter in self.pck.items()},
+            pck_vertices={"threshold_mm": AUC_THRESHOLDS_M * MM} | {who: counter.curve() for who, counter in self.pck_vertices.items()},
             pck_2d={"threshold_fraction": THRESHOLDS_2D} | {who: counter.curve() for who, counter in self.pck_2d.items()},
         )
 

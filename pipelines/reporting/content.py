@@ -14,16 +14,21 @@ from pipelines.summary import COLUMNS, ROWS, Figures, Row
 HEADLINE = ("error_2d_fraction", "root_aligned_mpjpe_mm", "pa_mpjpe_mm", "precision", "recall")
 # the mean hand has no detector: it stands where ours found a hand, so these compare nothing but the matching
 DETECTION = ("precision", "recall", "ap")
+INTERVALS = "ours_ci95"  # {name: [low, high]}
 _BY_NAME = {row.name: row for row in ROWS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """One figure of ours beside the mean hand's, written out; `verdict`: better, worse or equal, "" where there is nothing to compare."""
+    """One figure of ours beside the mean hand's, written out; `verdict`: better, worse or equal, "" where there is nothing to compare.
+
+    interval: the 95 % interval of ours, "" if there is none.
+    """
 
     label: str
     ours: str
     mean_hand: str
+    interval: str
     verdict: str
     more_is_better: bool
 
@@ -62,12 +67,16 @@ class Evaluation:
         return [number for name in HEADLINE if (number := number_of(_BY_NAME[name], self.figures)).ours]
 
     @property
-    def everything(self) -> list[tuple[str, str, str]]:
-        """(name, ours, mean hand) of every measured figure, and the counts with an empty last column."""
+    def everything(self) -> list[tuple[str, str, str, str]]:
+        """(name, ours, its 95 % interval, mean hand) of every measured figure, then the protocol's own figures and the counts."""
         ours, mean_hand = (self.figures.get(who, {}) for who in COLUMNS)
+        intervals: Mapping[str, Any] = self.figures.get(INTERVALS, {})
         names = [*ours, *(name for name in mean_hand if name not in ours)]
-        rows = [(name, _raw(ours.get(name)), _raw(mean_hand.get(name))) for name in names]
-        return [*rows, *((name, _raw(value), "") for name, value in self.figures.get("count", {}).items())]
+        rows = [
+            (name, _raw(ours.get(name)), " to ".join(_raw(x) for x in intervals.get(name, ())), _raw(mean_hand.get(name))) for name in names
+        ]
+        groups = [(group, figures) for group, figures in self.figures.items() if group not in (*COLUMNS, INTERVALS)]
+        return [*rows, *((f"{group}: {name}", _raw(value), "", "") for group, figures in groups for name, value in figures.items())]
 
 
 def number_of(row: Row, figures: Figures) -> Number:
@@ -77,7 +86,9 @@ def number_of(row: Row, figures: Figures) -> Number:
     if ours is not None and mean_hand is not None and row.name not in DETECTION:
         verdict = "equal" if ours == mean_hand else "better" if (ours > mean_hand) == row.more_is_better else "worse"
     texts = ["" if value is None else row.pattern.format(value) for value in (ours, mean_hand)]
-    return Number(label=row.label, ours=texts[0], mean_hand=texts[1], verdict=verdict, more_is_better=row.more_is_better)
+    bounds: Any = figures.get(INTERVALS, {}).get(row.name, ())
+    interval = " to ".join(row.pattern.format(bound) for bound in bounds)
+    return Number(label=row.label, ours=texts[0], mean_hand=texts[1], interval=interval, verdict=verdict, more_is_better=row.more_is_better)
 
 
 def results_table(evaluations: list[Evaluation]) -> list[tuple[str, bool, list[Number]]]:

@@ -15,22 +15,26 @@ from pipelines.reporting.pictures import Cell, PictureTable, Row, evenly_spaced,
 from pipelines.shards import ShardReader
 from pipelines.summary import COLUMNS, Figures
 
-# how the thresholds of a PCK file are written: axis label, title, and the figure that holds the area under the curve, if one does
+# of each PCK file: its thresholds, their axis label, the title, and the figure that holds the area under the curve, if one does
 _PCK = {
-    "threshold_mm": ("threshold in mm", "3D PCK of joints, after Procrustes alignment", "auc"),
-    "threshold_fraction": ("threshold as a share of hand size", "2D PCK of keypoints", ""),
+    "pck.csv": ("threshold_mm", "threshold in mm", "3D PCK of joints, after Procrustes alignment", "auc"),
+    "pck_vertices.csv": ("threshold_mm", "threshold in mm", "3D PCK of vertices, after Procrustes alignment", "auc_vertices"),
+    "pck_2d.csv": ("threshold_fraction", "threshold as a share of hand size", "2D PCK of keypoints", ""),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCurves:
-    """One training stage: the loss, its terms, and the terms in one PNG."""
+    """One training stage: the loss, its terms, the figures of its validations (none without any), and each group in one PNG."""
 
     stage: str
     loss: Chart
     terms: tuple[Chart, ...]
     terms_png: bytes
     terms_alt: str
+    validation: tuple[Chart, ...]
+    validation_png: bytes
+    validation_alt: str
 
 
 def sample_hands(model: ModelRow, num: int, progress: Progress) -> PictureTable:
@@ -45,7 +49,7 @@ def sample_hands(model: ModelRow, num: int, progress: Progress) -> PictureTable:
             Cell(image=plain(sample), alt=f"Training image {sample.key}"),
             Cell(image=labelled_skeletons(sample), alt=f"Training image {sample.key} with its labelled keypoints, {sides}"),
         )
-        rows.append(Row(caption=sample.key, cells=cells))
+        rows.append(Row(name=sample.key, caption=sample.key, cells=cells))
         progress.advance()
     alt = f"Single hands of data/{data} beside their labelled keypoints."
     return PictureTable(name="samples", alt=alt, columns=("image", "labels"), rows=tuple(rows), rows_abreast=3)
@@ -64,7 +68,7 @@ def composed_scenes(model: ModelRow, num: int, progress: Progress) -> PictureTab
             Cell(image=labelled_masks(sample), alt=f"Training scene {sample.key}, instance masks and boxes of {count}"),
             Cell(image=labelled_centers(sample, definition), alt=f"Training scene {sample.key}, keypoints and centres of {count}"),
         )
-        rows.append(Row(caption=f"{sample.key}: {count if sample.hands else 'no hand'}", cells=cells))
+        rows.append(Row(name=sample.key, caption=f"{sample.key}: {count if sample.hands else 'no hand'}", cells=cells))
         progress.advance()
     columns = ("scene", "masks and boxes", "keypoints and centres")
     alt = f"Composed scenes of data/{data} with their labels. Columns: {', '.join(columns)}."
@@ -77,9 +81,9 @@ def pck_charts(name: str, figures: Figures) -> list[Chart]:
     for file in PCK_FILES:
         path = RESULTS / name / file
         threshold, columns = read_curve(path)
-        if threshold not in _PCK:
-            raise ValueError(f"{path}: expected one of the columns {list(_PCK)}, got {threshold}")
-        label, title, area_name = _PCK[threshold]
+        expected, label, title, area_name = _PCK[file]
+        if threshold != expected:
+            raise ValueError(f"{path}: expected a column {expected}, got {threshold}")
         if threshold == "threshold_mm" and not columns["ours"].any() and not columns["mean_hand"].any():
             continue  # no hand had a 3D label
         area = {who: figures[who][area_name] for who in COLUMNS if area_name in figures.get(who, {})}
@@ -87,14 +91,20 @@ def pck_charts(name: str, figures: Figures) -> list[Chart]:
     return charts
 
 
-def training_curves(stage: str, logged: dict[str, Columns]) -> TrainingCurves:
+def training_curves(stage: str, logged: dict[str, Columns], validated: dict[str, Columns]) -> TrainingCurves:
     """What a training stage logged, drawn."""
     curves = {name: curve for name, curve in logged.items() if name != "loss"}
     names = [term.replace("_", " ") if term != "lr" else "learning rate" for term in curves]
+    figures = {name.replace("_", " ").replace("fraction", "/ hand size"): curve for name, curve in validated.items()}
     return TrainingCurves(
         stage=stage,
         loss=loss_chart(f"loss-{stage}", "total loss", logged["loss"]),
         terms=tuple(term_chart(f"term-{stage}-{term}", name, curve) for (term, curve), name in zip(curves.items(), names, strict=True)),
         terms_png=terms_sheet(f"Stage {stage}: terms of the loss, before their weights", dict(zip(names, curves.values(), strict=True))),
         terms_alt=f"Terms of the loss of stage {stage} over its steps: {', '.join(names)}",
+        validation=tuple(
+            term_chart(f"validation-{stage}-{name.replace(' ', '-').replace('/', '')}", name, figures[name]) for name in figures
+        ),
+        validation_png=terms_sheet(f"Stage {stage}: validation", figures) if figures else b"",
+        validation_alt=f"Validation of stage {stage} over its steps: {', '.join(figures)}",
     )

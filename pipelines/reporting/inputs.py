@@ -24,11 +24,12 @@ from pipelines.shards.manifest import MANIFEST
 from pipelines.summary import METRICS
 
 LOGS, RESULTS, SUBMISSIONS, MODELS, DATA = Path("logs"), Path("results"), Path("submissions"), Path("models"), Path("data")
-TRAINING_CURVES = Path("plots/metrics/train")
+TRAINING_CURVES, VALIDATION_CURVES = Path("plots/metrics/train"), Path("plots/metrics/validation")
+SPEED = RESULTS / "speed.json"
 PACKAGE, META = "pred.zip", "meta.json"
-HANDS, PCK_FILES = "samples.parquet", ("pck.csv", "pck_2d.csv")
+HANDS, STRATA, PCK_FILES = "hands.parquet", "strata.json", ("pck.csv", "pck_vertices.csv", "pck_2d.csv")
 TRAINING_STAGES = ("crop", "multi")
-HAND_COLUMNS = ("key", "hand", "found", "error_2d_fraction", "mean_hand_error_2d_fraction")
+HAND_COLUMNS = ("key", "hand", "labelled", "found", "error_2d_fraction", "pa_mpjpe_mm", "mean_hand_error_2d_fraction")
 
 Columns = dict[str, NDArray[np.float64]]
 
@@ -67,11 +68,12 @@ def check_inputs(evaluate: Mapping[str, EvaluationConfig], submit: Iterable[str]
             require(path, stages)
     for name in evaluate:
         require(METRICS / f"{name}.json", stages)
-        for file in (HANDS, *PCK_FILES):
+        for file in (HANDS, STRATA, *PCK_FILES):
             require(RESULTS / name / file, stages)
     for name in submit:
         for file in (PACKAGE, META):
             require(SUBMISSIONS / name / file, stages)
+    require(SPEED, stages)
 
 
 def read_columns(path: Path, delimiter: str = ",") -> Columns:
@@ -98,9 +100,18 @@ def read_curve(path: Path) -> tuple[str, Columns]:
 
 def read_training(stage: str) -> dict[str, Columns]:
     """Every logged term of a training stage, {name: {"step": ..., "value": ...}}, the loss first and the learning rate last."""
-    folder = LOGS / stage / TRAINING_CURVES
+    paths = (LOGS / stage / TRAINING_CURVES).glob("*.tsv")
+    return _read_logged(sorted(paths, key=lambda path: ({"loss": 0, "lr": 2}.get(path.stem, 1), path.stem)))
+
+
+def read_validation(stage: str) -> dict[str, Columns]:
+    """The figures of a stage's validations in the same form; nothing if it had none."""
+    return _read_logged(sorted((LOGS / stage / VALIDATION_CURVES).glob("*.tsv")))
+
+
+def _read_logged(paths: Iterable[Path]) -> dict[str, Columns]:
     found = {}
-    for path in sorted(folder.glob("*.tsv"), key=lambda path: ({"loss": 0, "lr": 2}.get(path.stem, 1), path.stem)):
+    for path in paths:
         columns = read_columns(path, delimiter="\t")
         if "step" not in columns or path.stem not in columns:
             raise ValueError(f"{path}: expected columns step and {path.stem}, got {list(columns)}")
@@ -109,7 +120,7 @@ def read_training(stage: str) -> dict[str, Columns]:
 
 
 def read_hands(name: str) -> dict[str, NDArray]:
-    """The evaluation's table of labelled hands: the columns the report needs."""
+    """The labelled hands of the evaluation's table: the columns the report needs."""
     path = RESULTS / name / HANDS
     try:
         table = pq.read_table(path)
@@ -118,7 +129,8 @@ def read_hands(name: str) -> dict[str, NDArray]:
     missing = [column for column in HAND_COLUMNS if column not in table.column_names]
     if missing:
         raise ValueError(f"{path}: expected columns {list(HAND_COLUMNS)}, {missing} missing")
-    return {column: table.column(column).to_numpy() for column in HAND_COLUMNS}
+    columns = {column: table.column(column).to_numpy() for column in HAND_COLUMNS}
+    return {name: values[columns["labelled"]] for name, values in columns.items()}
 
 
 def read_submission(name: str) -> Submission:

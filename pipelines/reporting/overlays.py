@@ -6,6 +6,7 @@ Everything returns (H,W,3) uint8 RGB; inputs are in the pixels of the sample's o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -27,6 +28,7 @@ PAPER = (226, 228, 231)  # behind textured renders; neither black nor white, so 
 _AMBIENT = 0.32
 _SHINE, _SHINE_POWER = 0.22, 12
 _SHIFT = 4
+QUARTER_TURN = np.array([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]])
 
 
 def plain(sample: HandSample) -> Image:
@@ -103,23 +105,38 @@ class MeshPainter:
     def shaded(self, image: Image, hands: PredictedHands) -> Image:
         """Meshes in the colour of their side, lit from the camera, over the image."""
         canvas, zoom = upscale(image, MIN_SIDE_PX)
+        return _over(canvas, self._render(hands, self._side_colors(hands), zoom, canvas.shape[:2]), MESH_OPACITY)
+
+    def turned(self, image: Image, hands: PredictedHands, colors: NDArray[np.float32] | None) -> Image:
+        """Each hand turned by 90 degrees about the upright line through its middle, at its place, on plain paper.
+
+        colors (D,778,3), or None for those of the sides.
+        """
+        middle = hands.vertices_m.mean(1, keepdims=True)
+        vertices = np.asarray((hands.vertices_m - middle) @ QUARTER_TURN.T + middle, np.float32)
+        there = replace(hands, vertices_m=vertices)
+        return self.colored(image, there, self._side_colors(there).numpy() if colors is None else colors)
+
+    def _side_colors(self, hands: PredictedHands) -> torch.Tensor:
+        """(D,V,3) colours of the sides, lit from the camera."""
         sides = torch.as_tensor(np.array(SIDE_COLORS, np.float32) / 255)[torch.as_tensor(hands.side)]
         vertices = torch.as_tensor(hands.vertices_m)
         normals = vertex_normals(vertices, self.layer.both_faces[torch.as_tensor(hands.side)])
         facing = -(normals * torch.nn.functional.normalize(vertices, dim=-1)).sum(-1, keepdim=True).clamp(max=0.0)
         pale = 0.22 + 0.78 * sides[:, None]  # full colours leave no room for shading
-        colors = pale * (_AMBIENT + (1 - _AMBIENT) * facing) + _SHINE * facing**_SHINE_POWER
-        rendering = self._render(hands, colors, zoom, canvas.shape[:2])
-        return _over(canvas, rendering, MESH_OPACITY)
+        return pale * (_AMBIENT + (1 - _AMBIENT) * facing) + _SHINE * facing**_SHINE_POWER
 
-    def textured(self, image: Image, hands: PredictedHands, albedo: NDArray[np.float32], light: NDArray[np.float32]) -> Image:
-        """Meshes in their predicted colours under their predicted light, on plain paper. albedo (D,778,3), light (D,27)."""
-        canvas, zoom = upscale(image, MIN_SIDE_PX)
-        canvas[:] = PAPER
+    def lit_colors(self, hands: PredictedHands, albedo: NDArray[np.float32], light: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(D,778,3) predicted colours under the predicted light, not clamped. albedo (D,778,3), light (D,27)."""
         faces = self.layer.both_faces[torch.as_tensor(hands.side)]
         normals = vertex_normals(torch.as_tensor(hands.vertices_m), faces)
-        colors = shade(torch.as_tensor(albedo), normals, torch.as_tensor(light))
-        return _over(canvas, self._render(hands, colors, zoom, canvas.shape[:2]), 1.0)
+        return np.asarray(shade(torch.as_tensor(albedo), normals, torch.as_tensor(light)).numpy())
+
+    def colored(self, image: Image, hands: PredictedHands, colors: NDArray[np.float32]) -> Image:
+        """Meshes in given colours (D,778,3) on plain paper of the image's size."""
+        canvas, zoom = upscale(image, MIN_SIDE_PX)
+        canvas[:] = PAPER
+        return _over(canvas, self._render(hands, torch.as_tensor(colors), zoom, canvas.shape[:2]), 1.0)
 
     def _render(self, hands: PredictedHands, colors: torch.Tensor, zoom: float, size: tuple[int, ...]) -> Rendering:
         K = torch.as_tensor(np.diag([zoom, zoom, 1.0]) @ hands.K, dtype=torch.float32)

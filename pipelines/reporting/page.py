@@ -14,6 +14,7 @@ import jinja2
 from markupsafe import Markup
 
 from handnet.predict import Predictor
+from pipelines import published
 from pipelines.config import EvaluationConfig, ReportConfig, SubmissionConfig
 from pipelines.drawing import SIDE_COLORS
 from pipelines.plotting import Chart
@@ -21,10 +22,26 @@ from pipelines.progress import Progress
 from pipelines.reporting import facts
 from pipelines.reporting.content import Evaluation, bold_best, meta_lines, results_table
 from pipelines.reporting.figures import TrainingCurves, composed_scenes, pck_charts, sample_hands, training_curves
-from pipelines.reporting.inputs import DATA, MODELS, TRAINING_STAGES, Submission, check_inputs, read_hands, read_submission, read_training
+from pipelines.reporting.inputs import (
+    DATA,
+    MODELS,
+    TRAINING_STAGES,
+    Submission,
+    check_inputs,
+    read_hands,
+    read_submission,
+    read_training,
+    read_validation,
+)
+from pipelines.reporting.meshes import MeshScene, viewer_data
+from pipelines.reporting.paper import PaperTable, TextResults, paper_tables, text_results
 from pipelines.reporting.pictures import PictureTable
-from pipelines.reporting.predictions import Hands, PredictionTable, shows_single_hands
+from pipelines.reporting.predictions import Hands, PredictionTable
+from pipelines.reporting.speed import Speed, read_speed
 from pipelines.reporting.stages import read_stages, require
+from pipelines.reporting.strata import FIGURES as STRATUM_FIGURES
+from pipelines.reporting.strata import TITLES as STRATUM_TITLES
+from pipelines.reporting.strata import Strata, read_strata
 from pipelines.shards import ShardReader
 from pipelines.shards.manifest import MANIFEST, write_atomic
 from pipelines.summary import read_metrics
@@ -45,8 +62,13 @@ class Report:
     params_text: str
     models: list[facts.ModelRow]
     evaluations: list[Evaluation]
-    predictions: dict[str, PictureTable]
+    tables: list[PaperTable]
+    text_results: TextResults
+    predictions: dict[str, list[PictureTable]]
+    viewer: dict[str, Any]
+    strata: list[Strata]
     pck: dict[str, list[Chart]]
+    speed: Speed
     training: list[TrainingCurves]
     samples: PictureTable
     scenes: PictureTable
@@ -65,21 +87,28 @@ def build_report(
     for model in models.values():
         require(DATA / facts.training_data(model) / MANIFEST, stages)
     hands = {name: read_hands(name) for name in evaluate}
-    logged = {stage: read_training(stage) for stage in TRAINING_STAGES}
-    submissions = [read_submission(name) for name in submit]
-    num_pictures = config.num_samples + config.num_scenes * (1 + len(evaluations))
-    with Progress("report", num_pictures + len(evaluations) + len(TRAINING_STAGES), "figures") as progress:
-        pck = {}
+    logged = {stage: (read_training(stage), read_validation(stage)) for stage in TRAINING_STAGES}
+    submissions, speed = [read_submission(name) for name in submit], read_speed()
+    num_tables = sum(1 if evaluation.is_single else 2 for evaluation in evaluations)
+    num_pictures = config.num_samples + config.num_scenes * (1 + num_tables)
+    with Progress("report", num_pictures + 2 * len(evaluations) + len(TRAINING_STAGES), "figures") as progress:
+        pck, strata = {}, []
         for evaluation in evaluations:
             pck[evaluation.name] = pck_charts(evaluation.name, evaluation.figures)
             progress.advance()
+            strata.append(read_strata(evaluation.name))
+            progress.advance()
         training = []
         for stage in TRAINING_STAGES:
-            training.append(training_curves(stage, logged[stage]))
+            training.append(training_curves(stage, *logged[stage]))
             progress.advance()
         samples = sample_hands(models["crop"], config.num_samples, progress)
         scenes = composed_scenes(models["multi"], config.num_scenes, progress)
-        predictions = {e.name: predict_table(e, hands[e.name], config.num_scenes, progress) for e in evaluations}
+        predictors = {model: Predictor.load(MODELS / model) for model in {evaluation.config.model for evaluation in evaluations}}
+        predictions = {
+            e.name: predict_tables(e, predictors[e.config.model], hands[e.name], config.num_scenes, progress) for e in evaluations
+        }
+    faces = predictors[evaluations[0].config.model].layer.both_faces[1].numpy()
     report = Report(
         preset=str(params["preset"]),
         revision=facts.git_revision(),
@@ -87,8 +116,13 @@ def build_report(
         params_text=facts.params_text(params),
         models=list(models.values()),
         evaluations=evaluations,
+        tables=paper_tables(evaluations, models, params),
+        text_results=text_results(evaluations, params),
         predictions=predictions,
+        viewer=viewer_data(mesh_scenes(predictions), faces),
+        strata=strata,
         pck=pck,
+        speed=speed,
         training=training,
         samples=samples,
         scenes=scenes,
@@ -98,12 +132,29 @@ def build_report(
     return write_report(report)
 
 
-def predict_table(evaluation: Evaluation, hands: Hands, num: int, progress: Progress) -> PictureTable:
+def predict_tables(evaluation: Evaluation, predictor: Predictor, hands: Hands, num: int, progress: Progress) -> list[PictureTable]:
     """Predictions of one evaluation's model on `num` of its images; `hands`: the evaluation's table of labelled hands."""
-    reader, predictor = ShardReader(DATA / evaluation.config.data), Predictor.load(MODELS / evaluation.config.model)
-    table = PredictionTable(evaluation.name, evaluation.config, reader, predictor)
-    make = table.of_hands if shows_single_hands(evaluation.config) else table.of_images
-    return make(hands, num, progress)
+    maker = PredictionTable(evaluation.name, evaluation.config, ShardReader(DATA / evaluation.config.data), predictor)
+    if evaluation.is_single:
+        return [maker.of_hands(hands, num, progress)]
+    return [maker.of_images(hands, num, progress), maker.of_ranked_images(hands, num, progress)]
+
+
+def input_id(table: PictureTable, row: int) -> str:
+    """The id on the page of the picture that a row of predictions begins with."""
+    return f"input-{table.name}-{row}"
+
+
+def mesh_scenes(predictions: dict[str, list[PictureTable]]) -> list[tuple[str, str, MeshScene]]:
+    """What the viewer shows: (name in its list, id of the input picture, meshes), each image once."""
+    found: dict[tuple[str, str], tuple[str, str, MeshScene]] = {}
+    for name, tables in predictions.items():
+        for table in tables:
+            for i, row in enumerate(table.rows):
+                label = f"{name}, {row.name}"
+                if row.meshes is not None:
+                    found.setdefault((name, label), (label, input_id(table, i), row.meshes))
+    return list(found.values())
 
 
 def write_report(report: Report, folder: Path = REPORTS) -> Path:
@@ -123,12 +174,15 @@ def write_report(report: Report, folder: Path = REPORTS) -> Path:
 
 def asset_bytes(report: Report) -> dict[str, bytes]:
     """The README's pictures by file name."""
-    tables = [report.samples, report.scenes, *report.predictions.values()]
+    tables = [report.samples, report.scenes, *(table for tables in report.predictions.values() for table in tables)]
     charts = [chart for charts in report.pck.values() for chart in charts] + [curves.loss for curves in report.training]
+    sheets = {f"terms-{curves.stage}.png": curves.terms_png for curves in report.training}
+    sheets |= {f"validation-{curves.stage}.png": curves.validation_png for curves in report.training}
+    sheets |= {f"strata-{strata.name}.png": strata.sheet for strata in report.strata}
     return {
         **{f"{table.name}.jpg": table.sheet() for table in tables if table.rows},
-        **{f"{chart.name}.png": chart.png for chart in charts},
-        **{f"terms-{curves.stage}.png": curves.terms_png for curves in report.training},
+        **{f"{chart.name}.png": chart.png for chart in [*charts, report.speed.chart]},
+        **{name: data for name, data in sheets.items() if data},
     }
 
 
@@ -147,6 +201,11 @@ def render(template: str, report: Report) -> str:
         report=report,
         rows=results_table(report.evaluations),
         css=Markup((_TEMPLATES / "page.css").read_text()),
+        viewer_js=Markup((_TEMPLATES / "viewer.js").read_text()),
+        input_id=input_id,
+        published=published,
+        stratum_titles=STRATUM_TITLES,
+        stratum_figures=STRATUM_FIGURES,
         svg=lambda chart: Markup(chart.svg),
         meta_lines=meta_lines,
         bold=bold_best,

@@ -13,6 +13,7 @@ from PIL import Image as PilImage
 from PIL import ImageDraw, ImageFont
 
 from pipelines.drawing import Image
+from pipelines.reporting.meshes import MeshScene
 from pipelines.shards.schema import encode_jpeg
 
 JPEG_QUALITY = 84
@@ -43,17 +44,19 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Pictures of one thing, one in each column, with a caption."""
+    """Pictures of one thing, one in each column, with a caption that begins with its name, and the meshes in them if there are any."""
 
+    name: str
     caption: str
     cells: tuple[Cell, ...]
+    meshes: MeshScene | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class PictureTable:
     """Rows of pictures under `columns`; `name` is its file name on a forge, `alt` describes it as a whole.
 
-    rows_abreast: rows side by side in one line of the sheet, for tables of few columns.
+    note: how the rows were chosen. rows_abreast: rows side by side in one line of the sheet, for tables of few columns.
     """
 
     name: str
@@ -61,6 +64,7 @@ class PictureTable:
     columns: tuple[str, ...]
     rows: tuple[Row, ...]
     rows_abreast: int = 1
+    note: str = ""
 
     def sheet(self) -> bytes:
         """All of it as one JPEG on white paper."""
