@@ -53,11 +53,14 @@ class _Emitter:
     def absolute(self, value: Any) -> Any:
         return self.largest(value, self.b.sub(_all(0), value))
 
-    def along(self, start: Any, step: Any, last: Any) -> tuple[Any, Any]:
+    def along(self, start: Any, step: Any, last: Any, border: bool) -> tuple[Any, Any]:
         """Pixels and 8-bit fractions (twice in a lane) of coordinates start + step * lane in 16.16 bits, reflected into 0..last."""
         b = self.b
-        end = self.spread(b.shl(last, ir.Constant(_I32, 16)))
         places = b.add(self.spread(start), b.mul(self.spread(step), ir.Constant(_INDEX, list(range(LANES)))))
+        if not border:
+            fraction = b.and_(b.lshr(places, _all(8)), _all(255))
+            return b.lshr(places, _all(16)), b.or_(fraction, b.shl(fraction, _all(16)))
+        end = self.spread(b.shl(last, ir.Constant(_I32, 16)))
         inside = b.sub(end, self.absolute(b.sub(end, self.absolute(places))))
         pixel = self.smallest(b.ashr(inside, _all(16)), self.spread(b.sub(last, ir.Constant(_I32, 1))))
         fraction = b.lshr(b.sub(inside, b.shl(pixel, _all(16))), _all(8))  # 0..256: the last pixel is the right of a pair
@@ -89,39 +92,49 @@ class _Emitter:
 _TONE_BITS = 5  # after the point, while a colour is scaled: 255 at a gain below 4 stays within 15 bits
 
 
-@intrinsic
-def _block(
-    typing: Any, source: Any, width: Any, right: Any, bottom: Any, x: Any, dx: Any, y: Any, dy: Any, red_blue: Any, green: Any, out: Any
-) -> Any:
-    """Sixteen pixels from an address of four-byte pixels, `width` to a row, to an address of three-byte ones."""
+def _emit_block(b: Any, arguments: Any, border: bool) -> None:
+    """Sixteen pixels from an address of four-byte pixels, `width` to a row, to an address of three-byte ones.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        source, width, right, bottom, x, dx, y, dy, red_blue, green, out = arguments
-        b, e = builder, _Emitter(builder)
-        column, across = e.along(x, dx, right)
-        row, down = e.along(y, dy, bottom)
-        index = b.add(b.mul(row, e.spread(width)), column)
-        next_row = e.spread(b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)), _PAIRS)
-        halves = []
-        for first in (0, LANES // 2):
-            some = b.zext(e.shuffle(index, index, list(range(first, first + LANES // 2))), _PAIRS)
-            addresses = b.add(e.spread(source, _PAIRS), b.shl(some, _all(2, _PAIRS)))
-            upper, lower = e.gather(addresses), e.gather(b.add(addresses, next_row))
-            fraction = e.words(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
-            even = e.between(e.words(b.and_(upper, _all(0x00FF00FF))), e.words(b.and_(lower, _all(0x00FF00FF))), fraction)
-            odd = e.between(b.lshr(e.words(upper), _all(8, _WORDS)), b.lshr(e.words(lower), _all(8, _WORDS)), fraction)
-            halves.append([b.lshr(b.add(part, _all(128, _WORDS)), _all(8, _WORDS)) for part in (even, odd)])
-        channels = []
-        for part, tone in ((0, red_blue), (1, green)):
-            pairs = [b.bitcast(half[part], _INDEX) for half in halves]
-            left, beside = (e.words(e.shuffle(pairs[0], pairs[1], [2 * lane + side for lane in range(LANES)])) for side in (0, 1))
-            channels.append(e.toned(e.between(left, beside, e.words(across)), tone))
-        pixels = b.bitcast(b.or_(channels[0], b.shl(channels[1], _all(8, _WORDS))), ir.VectorType(_I8, 4 * LANES))
-        packed = e.shuffle(pixels, pixels, [4 * lane + channel for lane in range(LANES) for channel in range(3)])
-        b.store(packed, b.inttoptr(out, ir.PointerType(packed.type)), align=1)
-        return context.get_dummy_value()
+    arguments: that address, width, last column and row; coordinates of the first pixel and steps, 16.16 bits; tones; target. border:
+    whether any of the pixels may lie outside.
+    """
+    source, width, right, bottom, x, dx, y, dy, red_blue, green, out = arguments
+    e = _Emitter(b)
+    column, across = e.along(x, dx, right, border)
+    row, down = e.along(y, dy, bottom, border)
+    index = b.add(b.mul(row, e.spread(width)), column)
+    next_row = e.spread(b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)), _PAIRS)
+    halves = []
+    for first in (0, LANES // 2):
+        some = b.zext(e.shuffle(index, index, list(range(first, first + LANES // 2))), _PAIRS)
+        addresses = b.add(e.spread(source, _PAIRS), b.shl(some, _all(2, _PAIRS)))
+        upper, lower = e.gather(addresses), e.gather(b.add(addresses, next_row))
+        fraction = e.words(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
+        even = e.between(e.words(b.and_(upper, _all(0x00FF00FF))), e.words(b.and_(lower, _all(0x00FF00FF))), fraction)
+        odd = e.between(b.lshr(e.words(upper), _all(8, _WORDS)), b.lshr(e.words(lower), _all(8, _WORDS)), fraction)
+        halves.append([b.lshr(b.add(part, _all(128, _WORDS)), _all(8, _WORDS)) for part in (even, odd)])
+    channels = []
+    for part, tone in ((0, red_blue), (1, green)):
+        pairs = [b.bitcast(half[part], _INDEX) for half in halves]
+        left, beside = (e.words(e.shuffle(pairs[0], pairs[1], [2 * lane + side for lane in range(LANES)])) for side in (0, 1))
+        channels.append(e.toned(e.between(left, beside, e.words(across)), tone))
+    pixels = b.bitcast(b.or_(channels[0], b.shl(channels[1], _all(8, _WORDS))), ir.VectorType(_I8, 4 * LANES))
+    packed = e.shuffle(pixels, pixels, [4 * lane + channel for lane in range(LANES) for channel in range(3)])
+    b.store(packed, b.inttoptr(out, ir.PointerType(packed.type)), align=1)
 
-    return types.void(source, width, right, bottom, x, dx, y, dy, red_blue, green, out), generate
+
+def _block_of(border: bool) -> Any:
+    def typed(typing, source, width, right, bottom, x, dx, y, dy, red_blue, green, out):  # type: ignore[no-untyped-def]
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            _emit_block(builder, arguments, border)
+            return context.get_dummy_value()
+
+        return types.void(source, width, right, bottom, x, dx, y, dy, red_blue, green, out), generate
+
+    return intrinsic(typed)
+
+
+_inner_block, _border_block = _block_of(border=False), _block_of(border=True)
 
 
 @numba.njit(nogil=True)
@@ -161,11 +174,17 @@ def warp_colors(pixels: NDArray[np.uint8], affine: NDArray[np.float64], tone: ND
     one = 65536.0
     dx, dy = np.int32(round(xx * one)), np.int32(round(yx * one))
     source, target = pixels.ctypes.data, out.ctypes.data
+    width_, right, bottom = np.int32(width), np.int32(width - 1), np.int32(height - 1)
+    end_x, end_y = (width - 1) << 16, (height - 1) << 16
     for row in range(size):
         for start in range(0, size, LANES):
             column = min(start, size - LANES)
             u, v = np.int32((x + xx * column + xy * row) * one), np.int32((y + yx * column + yy * row) * one)
+            left, top = int(u), int(v)
+            far_left, far_top = left + (LANES - 1) * int(dx), top + (LANES - 1) * int(dy)
             address = np.int64(target) + 3 * (row * size + column)
-            right, bottom = np.int32(width - 1), np.int32(height - 1)
-            _block(np.int64(source), np.int32(width), right, bottom, u, dx, v, dy, red_blue, green, address)  # type: ignore[call-arg]
+            if min(left, far_left, top, far_top) >= 0 and max(left, far_left) < end_x and max(top, far_top) < end_y:
+                _inner_block(np.int64(source), width_, right, bottom, u, dx, v, dy, red_blue, green, address)
+            else:
+                _border_block(np.int64(source), width_, right, bottom, u, dx, v, dy, red_blue, green, address)
     return True

@@ -1,8 +1,11 @@
-"""Labelled images under their views as batches: read, decode, warp and label, a batch at once. Pixels stay 8-bit until the device has them."""
+"""Labelled images under their views as batches: read, decode, warp and label, a batch at once. Pixels stay 8-bit until on the device."""
 
 from __future__ import annotations
 
+import math
 import threading
+import weakref
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition
@@ -26,6 +29,7 @@ DATA_ROOT = Path("data")
 # The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
 WINDOW_JITTER = 1.2
 _scratch = threading.local()
+_free: deque[NDArray[np.uint8]] = deque(maxlen=8)  # memory of batches' images
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -156,14 +160,14 @@ def make_batch(
 ) -> HandBatch:
     """Images and labels under views, those with a mask first: the terms that draw hands look at the first few images only.
 
-    tones (B,3,2): gain and offset of the images' channels. window_draws (B, at least as many as hands): uniform numbers for the windows'
-    jitter; 1 without. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored.
+    tones (B,3,2): gain and offset of the images' channels. window_draws (B,N): uniform numbers for the windows' jitter, of which hands
+    take turns; no jitter without. A hand whose centre leaves the input is no longer a positive: its pixels are to be ignored.
     What some images or hands have no label of is marked as not available, and is zero. ValueError for what cannot be decoded.
     """
     order = sorted(range(len(sources)), key=lambda i: sources[i].mask is None)
     sources, views = [sources[i] for i in order], views.take(order)
     tones = np.tile(PLAIN_TONE, (len(order), 1, 1)) if tones is None else tones[order]
-    image = torch.empty(len(sources), input_px, input_px, 3, dtype=torch.uint8)
+    image = _room(len(sources), input_px)
     for source, affine, tone, out in zip(sources, views.affine, tones, image.numpy(), strict=True):
         warp_into(source.pixels(), affine, tone, out)
     counts = [len(source.side) for source in sources]
@@ -178,7 +182,7 @@ def make_batch(
     places = np.concatenate([np.arange(count) for count in counts])  # of each hand in its image
     jitter = np.ones(len(index))
     if window_draws is not None:
-        jitter = WINDOW_JITTER ** (2 * window_draws[order][index, places] - 1)
+        jitter = WINDOW_JITTER ** (2 * window_draws[order][index, places % window_draws.shape[1]] - 1)
     side = np.array([side for source in sources for side in source.side], np.int64)
     keypoints_m, has_keypoints_m = _labels_3d([source.keypoints_m for source in sources], counts, kept, views, NUM_KEYPOINTS)
     vertices_m, has_vertices_m = _labels_3d([source.vertices_m for source in sources], counts, kept, views, NUM_VERTICES)
@@ -202,6 +206,24 @@ def make_batch(
         has_vertices_m=has_vertices_m,
         keys=tuple(source.key for source in sources),
     )
+
+
+def _room(num_images: int, input_px: int) -> torch.Tensor:
+    """(B,S,S,3) 8-bit images to be filled: where the training process reads them from, if this is a loader's process."""
+    shape = (num_images, input_px, input_px, 3)
+    if get_worker_info() is not None:
+        shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+        return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+    # new memory takes the system a tenth of the time that an image takes, so that of batches that are gone is used again
+    try:
+        memory = _free.pop()
+    except IndexError:
+        memory = np.empty(0, np.uint8)
+    if memory.size != math.prod(shape):
+        memory = np.empty(math.prod(shape), np.uint8)
+    own = memory.reshape(shape)
+    weakref.finalize(own, _free.append, memory)  # the tensor holds on to it
+    return torch.from_numpy(own)
 
 
 def _moved_boxes(boxes_px: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -104,7 +104,7 @@ def test_data_without_any_3d_label_is_refused_for_3d_supervision(tmp_path):
     ("field", "change", "message"),
     [
         ("image", lambda v: v[:, :2], r"image: expected shape \(3, 3, 128, 128\), got \(3, 2, 128, 128\)"),
-        ("image", lambda v: (v * 255).to(torch.uint8), r"image: expected floating point numbers, got torch.uint8"),
+        ("image", lambda v: (v * 255).to(torch.int32), r"image: expected floating point numbers, got torch.int32"),
         ("image", lambda v: v[0], r"image: expected shape \(3, 3, H, W\), got \(3, 128, 128\)"),
         ("K", lambda v: v[:, :2], r"K: expected shape \(3, 3, 3\), got \(3, 2, 3\)"),
         ("mask", lambda v: v[:, :64], r"mask: expected shape \(3, 128, 128\), got \(3, 64, 128\)"),
@@ -130,6 +130,16 @@ def test_data_without_any_3d_label_is_refused_for_3d_supervision(tmp_path):
 def test_wrong_batches_are_refused(batch, field, change, message):
     with pytest.raises(ValueError, match=rf"HandBatch\.{message}"):
         replace(batch, **{field: change(getattr(batch, field))})
+
+
+def test_8_bit_images_become_floats_on_the_device():
+    loaded = shown(make_scenes(4, seed=0)[1:])
+    ready = loaded.to("cpu")
+    assert loaded.image.dtype == torch.uint8
+    assert ready.image.dtype == torch.float32
+    assert ready.image.is_contiguous(memory_format=torch.channels_last)
+    np.testing.assert_array_equal(ready.image.numpy(), loaded.image.numpy().astype(np.float32) / np.float32(255))
+    assert ready.to("cpu").image is ready.image
 
 
 def test_an_image_with_one_nan_is_found(batch):

@@ -12,10 +12,11 @@ from torch.utils.data import Dataset
 from handnet.batch import HandBatch
 from pipelines.augment import NUM_DRAWS, random_tones, random_views, whole_zoom
 from pipelines.config import StageConfig
-from pipelines.datasets.sample import MAX_HANDS
 from pipelines.loading import Source, label_centers, make_batch
 from pipelines.shards import schema
 from pipelines.training.sequence import Draw, ImageSequence
+
+WINDOW_DRAWS = 32  # different ones in an image
 
 
 class TrainingBatches(Dataset[HandBatch]):
@@ -70,7 +71,7 @@ class TrainingBatches(Dataset[HandBatch]):
         sources = [Source.read(draw.reader, draw.index, labels_3d=labels_3d, mask=mask) for draw, labels_3d, mask in wanted]
         if len(self.sequence.parts) > 1:
             sources = [replace(source, key=f"{place[1].part}/{source.key}") for source, place in zip(sources, places, strict=True)]
-        numbers = np.random.default_rng([self.seed, 1, step]).random((self.config.batch_size, NUM_DRAWS + MAX_HANDS))
+        numbers = np.random.default_rng([self.seed, 1, step]).random((self.config.batch_size, NUM_DRAWS + WINDOW_DRAWS))
         numbers = numbers[[position - step * self.config.batch_size for position, _, _ in places]]
         config, draws = self.config, numbers[:, :NUM_DRAWS]
         size = np.array([source.size_px for source in sources], np.float64)
