@@ -22,6 +22,7 @@ def config(**changes):
         "mean_hand_data": "fake",
         "protocol": "aligned",
         "joints": "trained",
+        "ground_truth": None,
         "centers": "true",
         "batch_size": 4,
         "score_threshold": 0.3,
