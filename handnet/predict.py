@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,8 @@ from handnet.hand.layer import HandLayer
 from handnet.hand.resolve import HandKind, resolve_hand
 from handnet.network.handnet import DenseMaps, HandNet, HandNetConfig, HandSites
 
-MODEL_SCHEMA = 2
+MODEL_SCHEMA = 3
+READABLE_SCHEMAS = (2, 3)  # 2: without normalization and metrics
 WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "model.json"
 
 
@@ -56,6 +57,8 @@ class ModelDescription:
     focal_px: float | None  # camera used when the caller gives none; None: the longer side of the image
     fingerprint: str
     provenance: dict[str, object]
+    normalization: dict[str, list[float]] | None = None  # mean and std of RGB in [0, 1] that the network itself takes out
+    metrics: dict[str, float] = field(default_factory=dict)  # of these weights in the last validation, and its step; empty: none
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
@@ -71,10 +74,10 @@ class ModelDescription:
             raise ValueError(f"{path}: not valid JSON: {error}") from None
         if not isinstance(tree, dict):
             raise ValueError(f"{path}: expected a JSON object, got {type(tree).__name__}")
-        if tree.get("schema") != MODEL_SCHEMA:
-            raise ValueError(f"{path}: schema: expected {MODEL_SCHEMA}, got {tree.get('schema')!r}")
+        if tree.get("schema") not in READABLE_SCHEMAS:
+            raise ValueError(f"{path}: schema: expected one of {list(READABLE_SCHEMAS)}, got {tree.get('schema')!r}")
         try:
-            return cls(**{**tree, "network": HandNetConfig(**tree["network"])})
+            return cls(**{**tree, "schema": MODEL_SCHEMA, "network": HandNetConfig(**tree["network"])})
         except (TypeError, KeyError) as error:
             raise ValueError(f"{path}: {error}") from None
 

@@ -17,7 +17,7 @@ from pipelines.config import load_params
 from pipelines.training.optimization import lr_factor
 
 STEPS = 16
-SAME = ("models/crop/model.safetensors", "logs/crop/plots/metrics/train/loss.tsv")
+SAME = ("models/crop/model.safetensors", "models/crop/model.json", "logs/crop/plots/metrics/train/loss.tsv")
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def run_with_kills(folder: Path, num_processes: int, num_kills: int) -> list[int
 
 @pytest.mark.parametrize("num_processes", [1, 2])
 def test_killed_at_six_random_moments_equals_uninterrupted(workspace, tmp_path, num_processes):
-    """Bit for bit: weights, curves and validation."""
+    """Bit for bit: weights, model.json, curves and validation."""
     whole, folder = copy_project(workspace, tmp_path / "whole"), copy_project(workspace, tmp_path / "killed")
     assert run_with_kills(whole, num_processes, 0) == []
     reached = run_with_kills(folder, num_processes, 6)

@@ -1,23 +1,30 @@
 """What a run keeps and how it reacts: checkpoints, losses that are not finite, validation, options, the feed, batch norm of a group."""
 
 import json
+import re
 import threading
 import time
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
+import torch._inductor.config
 import torch.distributed as dist
 from fake_batches import unchecked
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from timm.layers import BatchNormAct2d
 from training_runs import change_params, copy_project, curve, make_project
 
 from handnet.network.backbone import Backbone
+from handnet.predict import Predictor
 from handnet.task import HandTask
 from pipelines.config import ParamsError, load_params
+from pipelines.preset import preset_path
+from pipelines.training import memory
 from pipelines.training import stage as stage_module
 from pipelines.training.batch_norm import GroupBatchNorm2d, synchronize_batch_norm
 from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder
@@ -229,3 +236,109 @@ def test_batch_norm_of_a_group_of_one_is_torch_s(tmp_path):
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value)
     torch.testing.assert_close(ours.eval()(x), plain.eval()(x))
+
+
+def test_model_json_says_what_validation_found(here):
+    run(here, validate_every=2, validate_samples=3)
+    description = json.loads((here / "models/crop/model.json").read_text())
+    last = json.loads((here / "logs/crop/metrics.json").read_text())["validation"]
+    assert description["metrics"] == {"step": 6.0, **last}
+    assert {len(values) for values in description["normalization"].values()} == {3}
+    # a model written before there were metrics is read as well
+    for name in ("metrics", "normalization"):
+        del description[name]
+    (here / "models/crop/model.json").write_text(json.dumps({**description, "schema": 2}))
+    assert Predictor.load(here / "models/crop").description.metrics == {}
+
+
+def test_the_best_weights_come_with_their_figures(here, monkeypatch):
+    scores = {2: 0.2, 4: 0.1, 6: 0.3}
+    monkeypatch.setattr(Validator, "__call__", lambda self, _, step: Validation(figures={"recall": 1 - scores[step]}, score=scores[step]))
+    folder = run(here, validate_every=2, select="best", validate_data="ingest/procedural/train")
+    assert json.loads((folder / "model.json").read_text())["metrics"] == {"step": 4.0, "recall": 0.9}
+
+
+def test_tensorboard_shows_the_curves_and_changes_nothing(here, monkeypatch):
+    run(here)
+    plain = (here / "models/crop/model.safetensors").read_bytes(), (here / "models/crop/model.json").read_bytes()
+    assert not (here / "logs/crop/tensorboard").exists()
+    monkeypatch.setenv("HANDNET_TENSORBOARD", "1")
+    for _ in range(2):  # the second run's are not added to the first one's
+        run(here)
+    assert plain == ((here / "models/crop/model.safetensors").read_bytes(), (here / "models/crop/model.json").read_bytes())
+    run(here, validate_every=3, validate_samples=2)
+    (file,) = (here / "logs/crop/tensorboard").iterdir()
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [1, 2, 3, 4, 5, 6]
+    np.testing.assert_allclose([event.value for event in events.Scalars("train/loss")], curve(here, "crop"), rtol=1e-6)
+    assert [event.step for event in events.Scalars("validation/recall")] == [3, 6]
+    picture = cv2.imdecode(np.frombuffer(events.Images("validation")[-1].encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == cv2.imread(str(here / "logs/crop/validation.jpg")).shape
+    monkeypatch.setenv("HANDNET_TENSORBOARD", "yes")
+    with pytest.raises(ValueError, match="HANDNET_TENSORBOARD: expected 0 or 1, got 'yes'"):
+        run(here)
+
+
+class Curve(torch.nn.Module):
+    def forward(self, x):
+        return torch.nn.functional.gelu(x) * 2 + 1
+
+
+def test_compile_without_a_compiler_is_one_line(here, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, str(here / "no-such-compiler")))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    module = Curve()
+    module.compile()
+    section = load_params().train.crop.model_copy(update={"compile": True})
+    said = r"^compile: torch\.compile failed \(InductorError InvalidCxxCompiler: .*needs a C\+\+ compiler"
+    with pytest.raises(ValueError, match=said) as error, stage_module.device_errors(section):
+        module(torch.zeros(3))
+    assert "\n" not in str(error.value)
+
+
+def test_memory_is_told_before_training(here, capsys, monkeypatch):
+    run(here)
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("memory: ")]
+    assert re.fullmatch(r"memory: about .* GiB: weights .*, activations .* \(2 x .* MiB\); free .* on cpu", line), line
+    monkeypatch.setattr(memory, "free_memory", lambda _: 3 << 20)
+    run(here)
+    assert "this will not fit; what helps: a smaller" not in (out := capsys.readouterr().out)
+    assert re.search(r"this will not fit; what helps: .*precision: bf16-mixed, gradient_checkpointing: true", out)
+
+
+def test_the_estimate_of_activations_is_what_a_step_keeps(here):
+    """Beside what autograd really holds after a forward pass of the trunk and the dense heads."""
+    config = load_params().train
+    task = stage_module.build_task(config, config.crop, None).train()
+    batch = stage_module.TrainingBatches(config.crop, 0, whole_image=False)[0].to("cpu")
+    own = {tensor.untyped_storage().data_ptr() for tensor in [*task.parameters(), *task.buffers()]}
+    held: dict[int, torch.UntypedStorage] = {}
+
+    def hold(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage
+        return tensor
+
+    estimate = memory.estimate_memory(task, config.crop, 2)
+    with torch.autograd.graph.saved_tensors_hooks(hold, lambda tensor: tensor), unchecked():
+        kept = task.network.dense(batch.image)
+    assert sum(storage.nbytes() for storage in held.values()) / 2 == pytest.approx(estimate.activations, rel=0.05)
+    del kept
+    assert estimate.weights + estimate.optimizer == sum(t.nbytes for t in [*task.parameters(), *task.buffers()]) + 2 * estimate.gradients
+
+
+@pytest.mark.parametrize(("stage", "activations_gib"), [("crop", (15, 40)), ("multi", (80, 200))])
+def test_the_paper_s_presets_are_estimated(stage, activations_gib):
+    """ResNet-50 with 224 and 512 px: about 90 and 450 MiB an image, 256 images."""
+    config = load_params(preset_path("paper-freihand")).train
+    model = config.model.model_copy(update={"pretrained": "none"})
+    section = getattr(config, stage)
+    task = stage_module.build_task(config.model_copy(update={"model": model}), section, None)
+    estimate = memory.estimate_memory(task, section, section.batch_size)
+    low, high = activations_gib
+    assert low < estimate.activations * estimate.images / memory.GIB < high
+    assert estimate.optimizer == 2 * estimate.gradients
+    halved = memory.estimate_memory(task, section.model_copy(update={"precision": "bf16-mixed"}), 256)
+    assert halved.activations == estimate.activations // 2

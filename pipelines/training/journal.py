@@ -7,21 +7,23 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from dvclive import Live
 
 from pipelines.progress import Progress
+from pipelines.training.board import Board
 
 Row = dict[str, float]
 _SHOWN_TERMS = 3
 
 
 class Journal:
-    """Writes in the first process only; `live` is None in the others."""
+    """Writes in the first process only; `live` is None in the others. board: TensorBoard's, where it is asked for."""
 
-    def __init__(self, name: str, live: Live | None, device: torch.device):
-        self.name, self.live, self.device = name, live, device
+    def __init__(self, name: str, live: Live | None, device: torch.device, board: Board | None = None):
+        self.name, self.live, self.device, self.board = name, live, device, board
         self._progress: Progress | None = None
         self._done = self._total = 0
 
@@ -72,6 +74,13 @@ class Journal:
                 if name != "step":
                     self.live.log_metric(name, value)
         self.live.make_summary()
+        if self.board is not None:
+            self.board.write(rows)
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A picture that belongs to a step, for a board."""
+        if self.board is not None:
+            self.board.picture(name, path, step)
 
     def tell(self, line: str) -> None:
         """A line that stays on the screen."""

@@ -19,7 +19,7 @@ PATIENCE = timedelta(minutes=60)
 def start_fabric(precision: Any) -> Fabric:
     """Fabric on the devices torchrun started this process for, or on a single one; launched."""
     if in_group():
-        local = int(os.environ["LOCAL_WORLD_SIZE"])
+        local = local_processes()
         # buffers are the same everywhere: frozen ones, and statistics that are computed together
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
         num_nodes = int(os.environ["WORLD_SIZE"]) // local
@@ -33,6 +33,11 @@ def start_fabric(precision: Any) -> Fabric:
 def in_group() -> bool:
     """Whether torchrun started this process."""
     return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def local_processes() -> int:
+    """Processes of this run on this machine."""
+    return int(os.environ["LOCAL_WORLD_SIZE"]) if in_group() else 1
 
 
 class Group:

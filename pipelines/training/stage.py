@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from dvclive import Live
+from lightning.fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,10 +30,12 @@ from pipelines.mixtures.description import PartFacts, check_unchanged, read_mixt
 from pipelines.shards import ShardReader
 from pipelines.shards.manifest import code_digest, write_atomic
 from pipelines.training.batches import TrainingBatches
+from pipelines.training.board import open_board
 from pipelines.training.checkpoint import CheckpointFolder, fingerprint, weights_digest
 from pipelines.training.feeding import Feed, device_batch_size
 from pipelines.training.journal import Journal
-from pipelines.training.processes import start_fabric
+from pipelines.training.memory import estimate_memory, memory_lines
+from pipelines.training.processes import local_processes, start_fabric
 from pipelines.training.sequence import ImageSequence
 from pipelines.training.trainer import Trainer
 from pipelines.training.validation import Validator
@@ -70,18 +74,55 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
     trainer.resume()
     fits = Trial(trainer, batches) if fabric.device.type == "cuda" else None
     smallest = max(1, num_drawn(task, section.batch_size, rank, size))
-    own = device_batch_size(section.batch_size // size, smallest, fits)
-    feed = Feed(batches, min(trainer.group.gather(own)), trainer.step)
+    own = min(trainer.group.gather(device_batch_size(section.batch_size // size, smallest, fits)))
+    for line in memory_lines(estimate_memory(task, section, own), section, fabric.device, local_processes()):
+        fabric.print(line)
+    feed = Feed(batches, own, trainer.step)
+    with open_journal(stage, fabric) as journal, device_errors(section):
+        trainer.run(feed, journal)
     if trainer.group.rank == 0:
-        with Live(str(LOGS / stage), dvcyaml=False, save_dvc_exp=False, report=None, resume=False) as live:
-            trainer.run(feed, Journal(stage, live, fabric.device))
-    else:
-        trainer.run(feed, Journal(stage, None, fabric.device))
-    if trainer.group.rank == 0:
-        write_model(MODELS / stage, trainer.final_weights(), description)
+        write_model(MODELS / stage, trainer.final_weights(), replace(description, metrics=trainer.final_figures()))
         trainer.checkpoints.remove()
     fabric.barrier()
     return MODELS / stage
+
+
+@contextmanager
+def open_journal(stage: Stage, fabric: Fabric) -> Iterator[Journal]:
+    """Where the run is told: files in the first process, nothing in the others."""
+    if fabric.global_rank:
+        yield Journal(stage, None, fabric.device)
+        return
+    board = open_board(LOGS / stage)
+    try:
+        with Live(str(LOGS / stage), dvcyaml=False, save_dvc_exp=False, report=None, resume=False) as live:
+            yield Journal(stage, live, fabric.device, board)
+    finally:
+        if board is not None:
+            board.close()
+
+
+@contextmanager
+def device_errors(section: StageConfig) -> Iterator[None]:
+    """Inside, what a device or its compiler cannot do is a ValueError that names the param to change."""
+    compiling: tuple[type[Exception], ...] = ()
+    if section.compile:
+        from torch._dynamo.exc import TorchDynamoException  # takes a second to import
+
+        compiling = (TorchDynamoException,)
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise ValueError(f"{first_line(error)}: set HANDNET_DEVICE_BATCH to fewer images at a time") from None
+    except compiling as error:
+        raise ValueError(
+            f"compile: torch.compile failed ({first_line(error)}): on a CPU it needs a C++ compiler and Python's headers; "
+            "expected false where they are not"
+        ) from None
+
+
+def first_line(error: Exception) -> str:
+    return f"{type(error).__name__} {next(iter(str(error).strip().splitlines()), '')}"[:300]
 
 
 def build_task(config: TrainConfig, section: StageConfig, start_from: Path | None) -> HandTask:
@@ -200,6 +241,7 @@ def describe(
     # what people are shown, and the camera, are the largest part's, of those that are here if there are any
     by_size = sorted(sequence.parts, key=lambda part: (part.remote, -sequence.shares[part.name]))
     cameras = [part.reader.manifest.config["focal_px"] for part in by_size if "focal_px" in part.reader.manifest.config]
+    trunk = task.network.backbone
     return ModelDescription(
         schema=MODEL_SCHEMA,
         network=task.network.config,
@@ -220,6 +262,7 @@ def describe(
             "steps": section.steps,
             "images_seen": section.steps * section.batch_size,
         },
+        normalization={"mean": trunk.mean.flatten().tolist(), "std": trunk.std.flatten().tolist()},
     )
 
 

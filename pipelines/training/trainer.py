@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from lightning.fabric import Fabric
@@ -31,6 +32,7 @@ class Validation:
 
     figures: Figures
     score: float
+    picture: Path | None = None  # of what was predicted
 
 
 class Trainer:
@@ -184,15 +186,27 @@ class Trainer:
         row = {"step": float(self.step), **{f"validation/{name}": value for name, value in found.figures.items()}}
         self.history.append(row)
         journal.log(row)
+        if found.picture is not None:
+            journal.picture("validation", found.picture, self.step)
         best = self.group.gather(self.checkpoints.best() if self.group.rank == 0 else None)[0]
         if best is None or found.score < best[1]:
             self.save(best_score=found.score)
 
-    def final_weights(self) -> dict[str, Tensor]:
-        """The averaged weights that become the model: the last ones, or the best in validation."""
+    def final_step(self) -> int:
+        """The step whose averaged weights become the model: the last one, or the best in validation."""
         best = self.checkpoints.best()
-        if self.config.select == "last" or best is None or best[0] == self.step:
+        return self.step if self.config.select == "last" or best is None else best[0]
+
+    def final_weights(self) -> dict[str, Tensor]:
+        """The averaged weights that become the model."""
+        if self.final_step() == self.step:
             return self.average.values
-        loaded = self.checkpoints.load(best[0])
+        loaded = self.checkpoints.load(self.final_step())
         assert loaded is not None
         return loaded[1].tensors["average"]
+
+    def final_figures(self) -> Figures:
+        """What validation found of the final weights, and the step; empty without validation."""
+        rows = [row for row in self.history if row["step"] == self.final_step()]
+        found = {name.removeprefix("validation/"): value for row in rows for name, value in row.items() if name.startswith("validation/")}
+        return {"step": float(self.final_step()), **found} if found else {}

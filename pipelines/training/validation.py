@@ -74,7 +74,8 @@ class Validator:
         self._write(pictures)
         figures = self._figures(hands, predicted)
         missed = 1 - figures.get("recall", 0.0)
-        return Validation(figures=figures, score=(1 - missed) * figures.get("error_2d_fraction", 0.0) + missed * MATCH_THRESHOLD)
+        score = (1 - missed) * figures.get("error_2d_fraction", 0.0) + missed * MATCH_THRESHOLD
+        return Validation(figures=figures, score=score, picture=self.picture)
 
     def _figures(self, hands: list[tuple[HandLabel, ...]], predicted: list[PredictedHands]) -> dict[str, float]:
         stacked = [stack_keypoints(own) for own in hands]
