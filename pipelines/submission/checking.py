@@ -11,7 +11,7 @@ from pathlib import Path
 from pipelines.submission.findings import Finding
 from pipelines.submission.geometry import geometry_findings
 from pipelines.submission.layouts import Layout, find_layout
-from pipelines.submission.reading import read_package, read_truth
+from pipelines.submission.reading import read_package, read_true_joints
 from pipelines.submission.repeats import repeat_findings, truth_order_findings, video_order_findings
 
 
@@ -36,7 +36,7 @@ def find_problems(path: Path, layout: Layout, num_samples: int | None = None, tr
     findings += of_points + repeat_findings(content.xyz)
     if not any(not finding.is_doubt for finding in of_points):
         if truth is not None:
-            findings += truth_order_findings(content.xyz, read_truth(truth)[0])
+            findings += truth_order_findings(content.xyz, read_true_joints(truth))
         elif layout.is_video:
             findings += video_order_findings(content.xyz)
     return findings
@@ -58,8 +58,4 @@ def checked_for(layout: Layout, num_samples: int | None = None, *, with_truth: b
         "right hands",
         "no repeated samples",
     ]
-    return (
-        [*checks, order]
-        if order
-        else [*checks, f"not seen in a file without --gt: whether samples are in the order of {layout.sample_order}"]
-    )
+    return [*checks, order or f"but not the order of samples ({layout.sample_order}), which a file does not tell without --gt"]

@@ -50,6 +50,7 @@ def predict_all(
     input_px: int,
     definition: CenterDefinition,
     fallback: tuple[Points, Points],
+    box_scale: float | None = None,
 ) -> Predictions:
     """Predict every sample; `fallback`, the joints and vertices of `fallback_hand`, takes the place of hands that are not found.
 
@@ -64,7 +65,7 @@ def predict_all(
         for start in range(0, num, config.batch_size):
             indices = range(start, min(start + config.batch_size, num))
             samples = [reader.read(index, labels_3d=False) for index in indices]
-            frames = [frame_of(sample, config, input_px, definition) for sample in samples]
+            frames = [frame_of(sample, config, input_px, definition, box_scale) for sample in samples]
             predictions = _predict(predictor, frames, all_right=config.center in ("middle", "box"))
             for index, sample, hands in zip(indices, samples, predictions, strict=True):
                 keys.append(sample.key)
@@ -78,7 +79,9 @@ def predict_all(
     return Predictions(joints_m=joints_m, vertices_m=vertices_m, keys=keys, missing=missing)
 
 
-def frame_of(sample: HandSample, config: SubmissionConfig, input_px: int, definition: CenterDefinition) -> Frame:
+def frame_of(
+    sample: HandSample, config: SubmissionConfig, input_px: int, definition: CenterDefinition, box_scale: float | None = None
+) -> Frame:
     """What the network is shown: the whole image where it finds the hand itself, else a crop around where the hand is said to be.
 
     center "label": the true centre, of data of one's own; the image's middle where no hand is labelled.
@@ -91,7 +94,7 @@ def frame_of(sample: HandSample, config: SubmissionConfig, input_px: int, defini
     if config.center == "box":
         center = (hand.box_px[:2] + hand.box_px[2:]) / 2
         hand = replace(hand, keypoints_px=np.tile(center, (NUM_KEYPOINTS, 1)), visible=np.ones(NUM_KEYPOINTS, bool))
-    return crop_frame(sample, hand, input_px, definition)
+    return crop_frame(sample, hand, input_px, definition, box_scale)
 
 
 def placed(joints_m: Points, vertices_m: Points, sample: HandSample, config: SubmissionConfig) -> tuple[Points, Points]:

@@ -152,6 +152,11 @@ def read_truth(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     return arrays["xyz"], arrays["verts"]
 
 
+def read_true_joints(folder: Path) -> NDArray[np.float64]:
+    """As `read_truth`, xyz only."""
+    return _read_truth(folder / TRUTH["xyz"], SampleList("xyz", NUM_KEYPOINTS, DTYPES["xyz"]))
+
+
 def _read_truth(path: Path, samples: SampleList) -> NDArray:
     if not path.is_file():
         raise ValueError(f"{path}: not found; expected {' and '.join(TRUTH.values())} as the dataset's owners publish them")
