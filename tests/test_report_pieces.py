@@ -174,8 +174,9 @@ def test_no_curve_where_nothing_was_measured(tmp_path: Path, monkeypatch: pytest
     folder = tmp_path / "results/crop"
     folder.mkdir(parents=True)
     (folder / "pck.csv").write_text("threshold_mm,ours,mean_hand\n0,0,0\n50,0,0\n")
+    (folder / "pck_vertices.csv").write_text("threshold_mm,ours,mean_hand\n0,0,0\n50,0.5,0\n")
     (folder / "pck_2d.csv").write_text("threshold_fraction,ours,mean_hand\n0,0,0\n0.5,0.9,0.5\n")
-    assert [chart.name for chart in pck_charts("crop", {})] == ["pck-2d-crop"]
+    assert [chart.name for chart in pck_charts("crop", {})] == ["pck-vertices-crop", "pck-2d-crop"]
 
 
 # words
@@ -229,7 +230,7 @@ def test_a_sheet_holds_every_picture() -> None:
     def cell(value: int) -> Cell:
         return Cell(image=np.full((100, 100, 3), value, np.uint8), alt="")
 
-    rows = tuple(Row(caption="a very long caption " * 20, cells=(cell(10 + 60 * i), cell(40 + 60 * i))) for i in range(3))
+    rows = tuple(Row(name=f"{i}", caption="a very long caption " * 20, cells=(cell(10 + 60 * i), cell(40 + 60 * i))) for i in range(3))
     table = PictureTable(name="t", alt="", columns=("one", "two"), rows=rows, rows_abreast=2)
     sheet = np.asarray(Image.open(io.BytesIO(table.sheet()))).mean(-1)
     for value in (10, 40, 70, 100, 130, 160):
@@ -288,6 +289,7 @@ def test_pictures_of_true_predictions_cover_the_labelled_hands(single: bool, tmp
         "hand": np.array([n for sample in samples for n in range(len(sample.hands))]),
         "found": np.ones(num, bool),
         "error_2d_fraction": np.linspace(0.1, 0.2, num),
+        "pa_mpjpe_mm": np.linspace(10, 20, num),
         "mean_hand_error_2d_fraction": np.linspace(0.2, 0.3, num),
     }
     with Progress("test", 10) as progress:
@@ -295,14 +297,25 @@ def test_pictures_of_true_predictions_cover_the_labelled_hands(single: bool, tmp
     assert len(pictures.rows) == 3
     for row in pictures.rows:
         sample = samples[int(re.search(r"\d{6}", row.caption)[0])]  # type: ignore[index]
-        plain, masks, keypoints, mesh, texture = (cell.image.astype(int) for cell in row.cells)
+        shown = {name: cell.image.astype(int) for name, cell in zip(pictures.columns, row.cells, strict=True)}
+        if single:  # predicted are the labels themselves
+            np.testing.assert_array_equal(shown.pop("labelled mesh"), shown["predicted mesh"])
+        plain, masks, keypoints, mesh, texture, turned = shown.values()
         zoom = plain.shape[0] / sample.image.shape[0]
         assert min(plain.shape[:2]) >= MIN_SIDE_PX
-        assert all(picture.shape == plain.shape for picture in (masks, keypoints, mesh, texture))
+        assert all(picture.shape == plain.shape for picture in (masks, keypoints, mesh, texture, turned))
         expected = label_mask(sample, table.painter.layer, zoom)
         painted = (texture != PAPER).any(-1)
         for found in (painted, np.ptp(masks, axis=-1) > 60, (np.abs(mesh - plain) > 8).any(-1)):
             assert (found & expected).sum() / (found | expected).sum() > 0.93
+        # seen from its side a hand is elsewhere than from the front, around the same middle
+        side_on = (turned != PAPER).any(-1)
+        assert 0.2 * painted.sum() < side_on.sum() < 1.5 * painted.sum()
+        assert (side_on != painted).sum() > 0.2 * painted.sum()
+        np.testing.assert_allclose(np.argwhere(side_on).mean(0), np.argwhere(painted).mean(0), atol=0.1 * plain.shape[0])
+        assert row.meshes is not None
+        assert row.meshes.colors is not None
+        assert len(row.meshes.hands) == len(sample.hands) == len(row.meshes.colors)
         # half red, a quarter green, an eighth blue: the albedo under its light
         np.testing.assert_allclose(np.median(texture[painted], axis=0), [127.5, 63.75, 31.9], atol=2)
         for hand in sample.hands:
@@ -329,8 +342,9 @@ def test_nothing_found_leaves_the_picture_as_it_is(tmp_path: Path) -> None:
         pictures = table.of_images(nothing, 2, progress)
     (row,) = pictures.rows
     assert row.caption == "000000: no labelled hand, 0 detections"
-    assert len(row.cells) == len(pictures.columns) == 4  # no texture
-    plain, masks, keypoints, mesh = (cell.image for cell in row.cells)
+    assert len(row.cells) == len(pictures.columns) == 5  # no texture
+    plain, masks, keypoints, mesh, turned = (cell.image for cell in row.cells)
+    assert (turned == PAPER).all()
     np.testing.assert_array_equal(keypoints, plain)
     np.testing.assert_array_equal(mesh, plain)
     assert np.ptp(masks, axis=-1).max() <= 1
