@@ -12,7 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from flows.credentials import hidden
-from flows.remote_data import NO_REMOTE, RemoteError, pull, push
+from flows.remote_data import NO_REMOTE, RemoteError, owes, pull, push
 
 SECRET = "s3cr3t-of-the-test-7f19"
 PIPELINE = """
@@ -93,29 +93,30 @@ def test_results_reach_another_workspace_where_every_stage_is_skipped(s3, worksp
     assert pushed.remote == "run"
     assert pushed.num_files == 6  # three outs and three entries of the cache of runs
 
-    # a fresh clone: nothing is recorded there, the cache of runs tells what the stages would make
-    assert pull(second, ["shout"], credentials=s3).num_files == 0
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", s3["AWS_ACCESS_KEY_ID"])
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    dvc(second, "repro", "--quiet", "--pull", "shout")
-    assert (second / "out/shouted").read_text() == "HANDS\nHANDS\n"
-    assert ran(second) == 0
-
-    # what is there already is not sent again
-    assert push(first, credentials=s3).num_files <= 3  # DVC writes the small entries of the cache of runs anew
-
-
-def test_only_what_the_stages_need_is_pulled(s3, workspace, monkeypatch):
-    monkeypatch.setenv("HANDNET_DVC_REMOTE", "s3://handnet/some")
-    first, second = workspace("first"), workspace("second")
-    dvc(first, "repro", "--quiet")
-    push(first, credentials=s3)
-    (second / "dvc.lock").write_bytes((first / "dvc.lock").read_bytes())  # as it is when dvc.lock is committed
+    # dvc.lock is committed: only the outs of the stages that are asked for come
+    (second / "dvc.lock").write_bytes((first / "dvc.lock").read_bytes())
     pulled = pull(second, ["grow", "shout"], credentials=s3)
     assert pulled.num_files == 2
-    assert "2 file(s) pulled from remote 'run'" in pulled.message
+    assert pulled.message == "2 file(s) pulled from remote 'run'"
     assert sorted(path.name for path in (second / "out").iterdir() if path.name != ".gitignore") == ["grown", "shouted"]
+    assert owes(second)
     dvc(second, "repro", "--quiet", "shout")
+    assert ran(second) == 0
+    # what is there already is not sent again, but for the small entries of the cache of runs
+    assert push(second, ["grow", "shout"], credentials=s3).num_files <= 3
+    assert not owes(second)
+
+
+def test_without_dvc_lock_the_cache_of_runs_tells_what_stages_make(s3, workspace, monkeypatch):
+    monkeypatch.setenv("HANDNET_DVC_REMOTE", "s3://handnet/runs")
+    first, second = workspace("first"), workspace("second")
+    dvc(first, "repro", "--quiet", "shout")
+    push(first, credentials=s3)
+    assert pull(second, ["shout"], credentials=s3).num_files == 0
+    for name, value in s3.items():
+        monkeypatch.setenv(name, value)
+    dvc(second, "repro", "--quiet", "--pull", "shout")
+    assert (second / "out/shouted").read_text() == "HANDS\nHANDS\n"
     assert ran(second) == 0
 
 

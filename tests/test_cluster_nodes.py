@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from training_runs import curve, environment, make_project, start
 
+from flows.checkout import checkout
+from flows.workspaces import git, lock_path, locked
 from pipelines.training.nodes import Nodes, nodes, wait_for_first
 
 STEPS = 3
@@ -93,3 +95,75 @@ def test_a_wrong_environment_is_named(monkeypatch, settings, text):
 def test_one_node_needs_nothing_said(monkeypatch):
     monkeypatch.delenv("HANDNET_NODES", raising=False)
     assert nodes() == Nodes(1, 0, "")
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory) -> Path:
+    """A DVC project with one stage, whose command says which node it is, and its folder after two commits."""
+    folder = tmp_path_factory.mktemp("workspace") / "project"
+    folder.mkdir()
+    (folder / "dvc.yaml").write_text("stages:\n  train:\n    cmd: echo node $HANDNET_NODE_RANK trains > made\n    outs: [made]\n")
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
+    commit(folder, "start")
+    return folder
+
+
+def commit(folder: Path, message: str, what: str = "--all") -> None:
+    git(folder, "add", what)
+    git(folder, "-c", "user.name=test", "-c", "user.email=test@localhost", "commit", "--quiet", "--message", message)
+
+
+def on_node(folder: Path, rank: int, stage: str = "train") -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "flows.node", stage]
+    with Path("/dev/null").open() as nothing:  # as a pod's input is
+        variables = environment(**as_node(rank, 1))
+        return subprocess.run(command, cwd=folder, env=variables, stdin=nothing, capture_output=True, text=True, timeout=120)
+
+
+def test_a_stage_goes_through_dvc_on_the_first_node_only(repository):
+    result = on_node(repository, 1)
+    assert result.returncode == 0, result.stderr
+    assert (repository / "made").read_text() == "node 1 trains\n"
+    assert not (repository / "dvc.lock").exists()
+    result = on_node(repository, 0)
+    assert result.returncode == 0, result.stderr
+    assert (repository / "made").read_text() == "node 0 trains\n"
+    assert "train:" in (repository / "dvc.lock").read_text()
+    again = on_node(repository, 0)
+    assert "Stage 'train' didn't change, skipping" in again.stdout
+
+
+def test_the_first_node_does_not_share_the_workspace(repository):
+    with locked(lock_path(repository, None), wait=False, say=print):
+        result = on_node(repository, 0)
+    assert result.returncode == 2
+    assert result.stderr == f"error: another run holds {repository}\n"
+    assert "expected one stage of dvc.yaml, got 'walk'" in on_node(repository, 1, "walk").stderr
+
+
+def test_the_project_on_a_volume_follows_the_image(repository, tmp_path):
+    image, volume = tmp_path / "image", tmp_path / "volume/project"
+    git(repository, "clone", "--quiet", "--depth", "1", repository.as_uri(), str(image))
+    first = checkout(image, volume)
+    assert git(volume, "rev-parse", "HEAD").strip() == first
+    (volume / "dvc.lock").write_text("of a run\n")
+    (volume / ".dvc/cache").mkdir()
+    (volume / "dvc.yaml").write_text("edited\n")
+    assert checkout(image, volume) == first
+    assert (volume / "dvc.yaml").read_text() == "edited\n"  # the same commit: nothing to do
+
+    (repository / "params.yaml").write_text("x: 1\n")
+    commit(repository, "new params", "params.yaml")
+    newer = tmp_path / "newer image"
+    git(repository, "clone", "--quiet", "--depth", "1", repository.as_uri(), str(newer))
+    second = checkout(newer, volume)
+    assert second != first
+    assert (volume / "params.yaml").read_text() == "x: 1\n"
+    assert (volume / "dvc.lock").read_text() == "of a run\n"
+    assert (volume / ".dvc/cache").exists()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "file").touch()
+    with pytest.raises(ValueError, match="expected a clone of the project, or no such folder, got one with other files"):
+        checkout(newer, other)

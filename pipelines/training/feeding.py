@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from handnet.batch import HandBatch
 from pipelines.loading import training_loader
 from pipelines.training.batches import TrainingBatches
+from pipelines.training.settings import whole_number
 
 AHEAD = 3  # batches that wait for the loop
 Parts = list[HandBatch]
@@ -112,12 +113,3 @@ def device_batch_size(largest: int, smallest: int, fits: Callable[[int], bool] |
             raise ValueError(f"batch_size: not even {size} images fit the device: expected a smaller model, or fewer loss.render_images")
         size = max(size // 2, smallest)
     return size
-
-
-def whole_number(name: str, value: str, low: int) -> int:
-    """An environment variable's value as a number; ValueError naming it."""
-    if not value.isdecimal() or int(value) < low:
-        raise ValueError(f"{name}: expected a whole number from {low} on, got {value!r}")
-    return int(value)
-
-

@@ -11,9 +11,9 @@ import uuid
 
 import torch
 
-from pipelines.training.feeding import whole_number
 from pipelines.training.nodes import nodes, wait_for_first
 from pipelines.training.processes import PATIENCE, in_group
+from pipelines.training.settings import whole_number
 from pipelines.training.stopping import EXIT_CODES
 
 # Longer than any checkpoint takes to write: after this, processes that were asked to stop are killed.

@@ -11,7 +11,7 @@ import socket
 import time
 from dataclasses import dataclass
 
-from pipelines.training.feeding import whole_number
+from pipelines.training.settings import whole_number
 
 NODES_VARIABLE, RANK_VARIABLE, RENDEZVOUS_VARIABLE = "HANDNET_NODES", "HANDNET_NODE_RANK", "HANDNET_RENDEZVOUS"
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:]+\]|[^\s:/]+):(\d{1,5})")
