@@ -5,6 +5,8 @@ Nearest neighbours are exact. Comparing all pairs of one hand (778 x 778) in com
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numba
 import numpy as np
 
@@ -39,7 +41,9 @@ def surface_distances(predicted: np.ndarray, target: np.ndarray) -> tuple[np.nda
     if len(predicted) != len(target):
         raise ValueError(f"predicted and target: expected the same number of samples, got {len(predicted)} and {len(target)}")
     predicted, target = (np.ascontiguousarray(np.swapaxes(points, 1, 2)) for points in (predicted, target))
-    return _nearest(predicted, target), _nearest(target, predicted)
+    with ThreadPoolExecutor(1) as other:  # one way each: the loops hold no lock
+        to_predicted = other.submit(_nearest, target, predicted)
+        return _nearest(predicted, target), to_predicted.result()
 
 
 def f_score(distances: tuple[np.ndarray, np.ndarray], threshold: float) -> np.ndarray:
