@@ -1,13 +1,16 @@
-"""From an owner's archive to composed scenes by `dvc repro`: RHD's training images and a COCO-style evaluation set."""
+"""From an owner's archive to composed scenes by `dvc repro`: RHD, a COCO-style set, InterHand2.6M; EgoHands' frames to evaluate on."""
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
 import pytest
-from official_layouts import tarred, zipped
+from official_layouts import in_pieces, tarred, zipped
 from official_layouts_coco import write_coco
+from official_layouts_egohands import FRAME_NUMBERS, VIDEOS, write_egohands
+from official_layouts_interhand import write_interhand
 from official_layouts_rhd import write_rhd
 from painted_hands import DOTS
 from repositories import Repository, clone, stages_run
@@ -93,3 +96,52 @@ def test_scenes_hold_hands_of_both_sides(composed, split):
 
 def test_the_same_again_is_up_to_date(composed):
     assert "up to date" in composed.dvc("status", "compose@train", "compose@eval").stdout
+
+
+@pytest.fixture(scope="module")
+def composed_again(composed: Repository, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """A copy of that repository whose scenes are now made of InterHand2.6M, in pieces of a tar, with EgoHands as a zip beside it."""
+    base = tmp_path_factory.mktemp("more")
+    interhand = write_interhand(write_interhand(base / "InterHand2.6M"), "test", first_id=100)
+    pieces = in_pieces(tarred(interhand, base / "InterHand2.6M.tar", "InterHand2.6M/"), base / "pieces")
+    egohands = zipped(write_egohands(base / "egohands_data"), base / "egohands_data.zip", "egohands_data/")
+    shutil.copytree(composed.folder, base / "clone", symlinks=True)
+    repository = Repository(base / "clone")
+    yaml = YAML()
+    params = yaml.load(repository.folder / "params.yaml")
+    shared = {"max_quarantined": 0.0, "samples_per_shard": 4}
+    rates = {"fps": 5, "release_fps": 5, "seed": 0, "train_subset": 6}
+    params["ingest"]["interhand"] = {"path": str(pieces), "splits": ["train", "eval"], "mano_model": None, **rates, **shared}
+    params["ingest"]["egohands"] = {"path": str(egohands), **shared}
+    for key in ("train", "eval"):
+        # a canvas of the images' size: reduced, the dots would mix
+        params["compose"][key].update(source="interhand", canvas_px=512, focal_px=512.0, hand_px=[200, 320])
+    yaml.dump(params, repository.folder / "params.yaml")
+    result = repository.dvc("repro", "compose@train", "compose@eval", "ingest@egohands")
+    assert sorted(stages_run(result.stdout)) == ["compose@eval", "compose@train", "ingest@egohands", "ingest@interhand"]
+    return repository
+
+
+@pytest.mark.parametrize(("split", "published"), [("train", "train"), ("eval", "test")])
+def test_scenes_of_images_with_two_hands(composed_again: Repository, split: str, published: str) -> None:
+    data = composed_again.folder / "data"
+    assert len(ShardReader(data / "ingest/interhand" / split)) == (6 if split == "train" else 8)
+    reader = ShardReader(data / "scenes" / split)
+    samples = [reader.read(index, labels_3d=True) for index in range(len(reader))]
+    hands = [hand for sample in samples for hand in sample.hands]
+    assert {hand.side for hand in hands} == {0, 1}
+    assert all(hand.source_id.startswith(f"interhand/{published}/") for hand in hands)
+    # masks are capsules around the bones, which keep the dots of most joints
+    found = [on_dot for sample in samples for on_dot in share_on_their_dots(sample)]
+    assert len(found) > 100
+    assert np.mean(found) > 0.9
+
+
+def test_frames_that_have_masks_alone_come_out_of_a_zip(composed_again: Repository) -> None:
+    reader = ShardReader(composed_again.folder / "data/ingest/egohands/eval")
+    assert len(reader) == len(VIDEOS) * len(FRAME_NUMBERS)
+    for index in range(len(reader)):
+        sample = reader.read(index, labels_3d=False)
+        assert sample.mask is not None
+        assert not any(hand.visible.any() for hand in sample.hands)
+        assert set(np.unique(sample.mask)) == set(range(len(sample.hands) + 1))
