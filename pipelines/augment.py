@@ -20,7 +20,8 @@ from pipelines.datasets.sample import MASK_IGNORE, HandSample
 Array = NDArray[np.float64]
 
 PLAIN_TONE: Final[Array] = np.array([[1.0, 0.0]] * 3)
-NUM_DRAWS: Final = 10  # uniform numbers that an image's augmentation takes
+NUM_DRAWS: Final = 11  # uniform numbers that an image's augmentation takes, the last for the hand it is about
+MIN_BOX_PX: Final = 8.0  # what a smaller box counts as
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,13 @@ class Views:
 def whole_zoom(size_px: Array, input_px: int) -> Array:
     """(B,) input pixels to a pixel of images whose height and width are size_px (B,2), the longer of which fills the input."""
     zoom: Array = input_px / size_px.max(-1)
+    return zoom
+
+
+def box_zoom(box_px: NDArray[np.floating], box_scale: float, input_px: int) -> Array:
+    """(B,) input pixels to a pixel, with which box_scale times the longer side of a box (B,4) fills the input."""
+    sides = (box_px[:, 2:] - box_px[:, :2]).max(-1).astype(np.float64)
+    zoom: Array = input_px / (box_scale * np.maximum(sides, MIN_BOX_PX))
     return zoom
 
 
@@ -133,7 +141,7 @@ def random_tones(strength: float, draws: Array) -> Array:
     """
     if strength == 0:
         return np.tile(PLAIN_TONE, (len(draws), 1, 1))
-    changes = strength * _both_ways(draws[:, 5:NUM_DRAWS])
+    changes = strength * _both_ways(draws[:, 5:10])
     tones = np.empty((len(draws), 3, 2))
     tones[..., 0] = (1 + changes[:, :1]) * (1 + changes[:, 1:4] * 0.5)
     tones[..., 1] = changes[:, 4:] * 64

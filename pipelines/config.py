@@ -190,6 +190,7 @@ class StageConfig(MixtureSection):
     input_px: Annotated[int, Field(ge=32, le=2048)]
     supervision: Literal["2d", "3d"]
     center: Literal["keypoints", "box", "root"]
+    box_scale: PositiveFloat | None  # crop: the input's side over that of a hand's box; null: every image at its whole scale
     steps: PositiveInt
     batch_size: PositiveInt  # of all processes together, whatever fits a device
     optimizer: Literal["adam", "adamw"]
@@ -235,6 +236,12 @@ class TrainConfig(Section):
     model: ModelConfig
     crop: StageConfig
     multi: StageConfig
+
+    @model_validator(mode="after")
+    def _views(self) -> TrainConfig:
+        if self.multi.box_scale is not None:
+            raise ValueError(f"multi.box_scale: expected null, since this stage is shown whole images, got {self.multi.box_scale}")
+        return self
 
 
 Protocol = Literal["aligned", "two-hands", "interhand", "scenes", "masks"]

@@ -11,7 +11,7 @@ from pathlib import Path
 from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig, ParamsError, load_params
 from pipelines.evaluation.evaluator import Evaluator
-from pipelines.evaluation.frames import center_definition
+from pipelines.evaluation.frames import center_definition, crop_scale
 from pipelines.evaluation.ground_truth import GroundTruth
 from pipelines.evaluation.joints import ConvertedJoints
 from pipelines.evaluation.mean_hand import fit_mean_hand
@@ -33,17 +33,18 @@ def evaluate(name: str, config: EvaluationConfig) -> Path:
     reader, training = ShardReader(DATA / config.data), ShardReader(DATA / config.mean_hand_data)
     model = Predictor.load(MODELS / config.model)
     input_px, definition = model.description.input_px, center_definition(model.description.provenance)
+    box_scale = crop_scale(model.description.provenance) if config.model == "crop" else None
     truth = None if config.ground_truth is None else GroundTruth.load(config.ground_truth, len(reader))
     trained = model.description.network.joints
     joints = trained if config.joints == "trained" else config.joints
     predictor: PredictorLike = model if joints == trained else ConvertedJoints(model, model.layer, joints)
-    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition), model.layer)
+    mean_hand = fit_mean_hand(read_training_hands(training, input_px, definition, box_scale), model.layer)
     folder = RESULTS / name
     drawn: list[EvaluatedImage] = []
     conventions: set[str] = set()
     with HandTable(folder / "hands.parquet") as table:
         evaluator = Evaluator(mean_hand, config, input_px=input_px, definition=definition, table=table)
-        for image in evaluate_images(reader, predictor, config, input_px, definition, model.layer, truth):
+        for image in evaluate_images(reader, predictor, config, input_px, definition, model.layer, truth, box_scale):
             evaluator.add(image)
             conventions.update(hand.joint_convention for hand in image.hands if hand.keypoints_m is not None)
             if len(drawn) < NUM_DRAWN_IMAGES:

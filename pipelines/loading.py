@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 from handnet.batch import HandBatch
 from handnet.centers import CenterDefinition
 from handnet.skeleton import ROOT
-from pipelines.augment import PLAIN_TONE, View, Views, fixed_view, warp_image, warp_into, warp_mask, warp_vectors
+from pipelines.augment import PLAIN_TONE, View, Views, box_zoom, fixed_view, warp_image, warp_into, warp_mask, warp_vectors
 from pipelines.datasets.sample import MASK_IGNORE, NUM_KEYPOINTS, NUM_VERTICES, SIDES, HandLabel, HandSample
 from pipelines.shards import ShardReader, schema
 
@@ -293,9 +293,18 @@ def _one_thread(_: int) -> None:
     cv2.setNumThreads(1)
 
 
+def crop_view(sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition, box_scale: float | None = None) -> View:
+    """The view an evaluation has of one hand: its true centre in the middle.
+
+    box_scale: the input's side over that of the hand's box; None: the source's whole scale.
+    """
+    zoom = None if box_scale is None else float(box_zoom(hand.box_px[None], box_scale, input_px)[0])
+    return fixed_view(sample, input_px, label_center(hand, definition), zoom)
+
+
 def crop_sample(
-    sample: HandSample, input_px: int, definition: CenterDefinition = "keypoints"
+    sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition = "keypoints", box_scale: float | None = None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float64], NDArray[np.float64]]:
-    """The crop an evaluation sees: the hand's true centre in the middle, the source's whole scale. Returns image, K and the affine."""
-    view = fixed_view(sample, input_px, view_center(sample, definition, whole_image=False))
+    """The crop an evaluation sees, under `crop_view`. Returns image, K and the affine."""
+    view = crop_view(sample, hand, input_px, definition, box_scale)
     return warp_image(sample.image, view.affine, input_px), view.K, view.affine

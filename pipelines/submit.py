@@ -10,7 +10,7 @@ from pathlib import Path
 
 from handnet.predict import Predictor
 from pipelines.config import ParamsError, SubmissionConfig, load_params
-from pipelines.evaluation.frames import center_definition
+from pipelines.evaluation.frames import center_definition, crop_scale
 from pipelines.evaluation.joints import ConvertedJoints
 from pipelines.shards import ShardReader
 from pipelines.shards.manifest import to_json, write_atomic
@@ -31,8 +31,9 @@ def submit(name: str, config: SubmissionConfig) -> Path:
     model = predictor.description
     convention = layout.convention
     converted = predictor if model.network.joints == convention else ConvertedJoints(predictor, predictor.layer, convention)
+    definition, box_scale = center_definition(model.provenance), crop_scale(model.provenance)
     predictions = predict_all(
-        reader, converted, config, model.input_px, center_definition(model.provenance), fallback_hand(predictor.layer, convention)
+        reader, converted, config, model.input_px, definition, fallback_hand(predictor.layer, convention), box_scale
     )
     package = SUBMISSIONS / name / PACKAGE
     doubts = write_package(package, predictions.joints_m, predictions.vertices_m, layout)

@@ -23,9 +23,11 @@ from pipelines.augment import (
     whole_zoom,
 )
 from pipelines.composition.engine import SceneComposer
-from pipelines.config import AugmentConfig, SceneSetConfig, load_params
+from pipelines.config import AugmentConfig, ParamsError, SceneSetConfig, load_params, parse_params
 from pipelines.datasets.sample import HandSample, transform_points
+from pipelines.evaluation.frames import crop_scale, frames_of
 from pipelines.loading import crop_sample, label_center, show
+from pipelines.shards import ShardReader
 from pipelines.training.batches import TrainingBatches
 
 STRONG = AugmentConfig(scale=(0.8, 1.3), translate=0.1, rotate_deg=40.0, flip=0.5, color=0.3)
@@ -104,7 +106,7 @@ def test_dots_of_composed_scenes_are_found_after_every_augmentation(tmp_path):
 
 def test_fixed_view_centres_the_hand_and_keeps_the_scale(crops):
     sample = crops[0]
-    image, K, affine = crop_sample(sample, 96)
+    image, K, affine = crop_sample(sample, sample.hands[0], 96)
     assert image.shape == (96, 96, 3)
     np.testing.assert_allclose(affine[:, :2], np.eye(2), atol=1e-12)
     moved = transform_points(affine, sample.hands[0].keypoints_px)
@@ -125,7 +127,7 @@ def test_colours_change_by_their_channels_gain_and_offset(side):
     """A plain view of all colours: in the vector code, and beside it, where an image is too small for it."""
     pixels = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
     draws = np.random.default_rng(1).random((30, NUM_DRAWS))
-    draws[:2, 5:] = [[0.0] * 5, [1.0] * 5]  # darkest, brightest
+    draws[:2, 5:10] = [[0.0] * 5, [1.0] * 5]  # darkest, brightest
     for tone in (PLAIN_TONE, *random_tones(1.0, draws), *random_tones(0.0, draws[:1])):
         out = np.zeros((side, side, 3), np.uint8)
         warp_into(pixels, np.eye(2, 3), tone, out)
@@ -214,6 +216,68 @@ def stage_config(tmp_path, crops):
     base = load_params().train.crop
     data = mixture_of(tmp_path / "data" / "fake")
     return base.model_copy(update={"data": data, "batch_size": 4, "steps": 5, "input_px": 64, "supervision": "2d"})
+
+
+@pytest.fixture
+def box_config(tmp_path):
+    """Crops of 96 px that are twice as large as a hand's box, of scenes with two and three hands, otherwise as they are."""
+    write_shards(tmp_path / "data" / "scenes", make_scenes(4, seed=0)[2:])
+    base = load_params().train.crop
+    plain = AugmentConfig(scale=(1.0, 1.0), translate=0.0, rotate_deg=0.0, flip=0.0, color=0.0)
+    changes = {"data": mixture_of(tmp_path / "data" / "scenes"), "batch_size": 8, "steps": 8, "input_px": 96, "box_scale": 2.0}
+    return base.model_copy(update=changes | {"augment": plain, "supervision": "3d"})
+
+
+def test_box_crops_show_any_hand_of_an_image_in_the_middle(box_config):
+    """Each crop has one hand in the middle whose box takes half of the side; 2D, 3D and K agree for that hand and its neighbours."""
+    shown = set()
+    for batch in (TrainingBatches(box_config, 3, whole_image=False)[step] for step in range(4)):
+        middles = batch.keypoints_px.mean(1)
+        sides = (batch.box_px[:, 2:] - batch.box_px[:, :2]).amax(1)
+        for image, key in enumerate(batch.keys):
+            of_image = batch.image_index == image
+            off = (middles[of_image] - 48).norm(dim=1)
+            assert off.min() < 1e-3
+            assert sides[of_image][off.argmin()] == pytest.approx(48, abs=1e-2)
+            shown.add((key, int(batch.side[of_image][off.argmin()]), round(float(batch.K[image, 0, 0]), 1)))
+        for i, image in enumerate(batch.image_index.tolist()):
+            assert batch.keypoints_m is not None
+            projected = project(batch.K[image].double().numpy(), batch.keypoints_m[i].double().numpy())
+            np.testing.assert_allclose(projected, batch.keypoints_px[i], atol=0.02)
+    assert len(shown) == 5  # every hand of both scenes
+
+
+def test_an_evaluation_sees_the_crops_of_training(box_config):
+    """The same hand, cut out by its box: the same frame to the pixel, its place in the image known."""
+    (part,) = box_config.data.values()
+    reader = ShardReader(part.path)
+    scenes = {reader.key(i): reader.read(i, labels_3d=True) for i in range(2)}
+    batch = TrainingBatches(box_config, 3, whole_image=False)[0]
+    for image, key in enumerate(batch.keys):
+        scene = scenes[key]
+        frames = frames_of(scene, scene.hands, 96, model="crop", centers="true", definition="keypoints", box_scale=2.0)
+        assert len(frames) == len(scene.hands)
+        number = int(np.argmin([np.abs(frame.K - batch.K[image].numpy()).max() for frame in frames]))
+        frame, hand = frames[number], scene.hands[number]
+        np.testing.assert_allclose(frame.K, batch.K[image], atol=1e-3)
+        np.testing.assert_array_equal(frame.image, batch.image[image].permute(1, 2, 0).numpy())
+        assert frame.side_in_image_px == pytest.approx(2 * (hand.box_px[2:] - hand.box_px[:2]).max(), rel=1e-6)
+        np.testing.assert_allclose(transform_points(frame.affine, hand.keypoints_px).mean(0), [48, 48], atol=1e-3)
+
+
+def test_a_model_says_how_its_crops_are_cut():
+    assert crop_scale({"box_scale": 2}) == 2.0
+    assert crop_scale({"box_scale": None}) is None
+    assert crop_scale({}) is None
+    with pytest.raises(ValueError, match=r"provenance.box_scale: expected a number above 0 or null, got 'wide'"):
+        crop_scale({"box_scale": "wide"})
+
+
+def test_whole_images_are_not_cut_out():
+    tree = load_params().model_dump(mode="json")
+    tree["train"]["multi"]["box_scale"] = 2.0
+    with pytest.raises(ParamsError, match=r"train: multi.box_scale: expected null, since this stage is shown whole images, got 2.0"):
+        parse_params(tree, "p.yaml")
 
 
 def test_a_batch_is_a_function_of_seed_and_step(stage_config):

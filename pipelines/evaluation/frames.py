@@ -35,9 +35,11 @@ class Frame:
         return self.image.shape[0] / float(np.sqrt(abs(np.linalg.det(self.affine[:, :2]))))
 
 
-def crop_frame(sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition) -> Frame:
-    """The crop with the true centre of `hand` in its middle."""
-    image, K, affine = crop_sample(replace(sample, hands=(hand,), mask=None, mask_source=None), input_px, definition)
+def crop_frame(
+    sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition, box_scale: float | None = None
+) -> Frame:
+    """The crop with the true centre of `hand` in its middle, `box_scale` times as large as its box; None: at the image's whole scale."""
+    image, K, affine = crop_sample(sample, hand, input_px, definition, box_scale)
     return Frame(image=image, K=K, affine=affine, centers_px=np.full((1, 2), input_px / 2))
 
 
@@ -56,6 +58,7 @@ def frames_of(
     model: Literal["crop", "multi"],
     centers: Literal["true", "predicted"],
     definition: CenterDefinition,
+    box_scale: float | None = None,
 ) -> list[Frame]:
     """The frames an evaluation shows for one sample.
 
@@ -63,7 +66,7 @@ def frames_of(
     centres. With predicted centres either model gets the whole image and finds the hands itself.
     """
     if centers == "true" and model == "crop":
-        return [crop_frame(sample, hand, input_px, definition) for hand in hands]
+        return [crop_frame(sample, hand, input_px, definition, box_scale) for hand in hands]
     frame = middle_frame(sample, input_px, center_given=False)
     if centers == "predicted":
         return [frame]
@@ -77,3 +80,11 @@ def center_definition(provenance: Mapping[str, object]) -> CenterDefinition:
     if definition not in get_args(CenterDefinition):
         raise ValueError(f"model.json: provenance.center: expected one of {list(get_args(CenterDefinition))}, got {definition!r}")
     return cast(CenterDefinition, definition)
+
+
+def crop_scale(provenance: Mapping[str, object]) -> float | None:
+    """The side of the crops that the model was trained on over that of a hand's box, as its model.json says; None: the whole scale."""
+    scale = provenance.get("box_scale")
+    if scale is not None and not (isinstance(scale, int | float) and scale > 0):
+        raise ValueError(f"model.json: provenance.box_scale: expected a number above 0 or null, got {scale!r}")
+    return None if scale is None else float(scale)

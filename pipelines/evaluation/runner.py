@@ -79,6 +79,7 @@ def evaluate_images(
     definition: CenterDefinition,
     layer: HandLayer | None = None,
     truth: GroundTruth | None = None,
+    box_scale: float | None = None,
 ) -> Iterator[EvaluatedImage]:
     """Every sample in order, up to config.max_samples; config.batch_size frames are predicted at a time.
 
@@ -95,7 +96,9 @@ def evaluate_images(
                 hands = shown_hands = measurable_hands(sample, config)
             else:
                 hands, shown_hands = (truth.label(sample, number),), (truth.shown(sample),)
-            frames = frames_of(sample, shown_hands, input_px, model=config.model, centers=config.centers, definition=definition)
+            frames = frames_of(
+                sample, shown_hands, input_px, model=config.model, centers=config.centers, definition=definition, box_scale=box_scale
+            )
             size_px = sample.height_px, sample.width_px
             batch.append(_Waiting(key=sample.key, number=number, size_px=size_px, hands=hands, mask=sample.mask, frames=frames))
             if sum(len(image.frames) for image in batch) >= config.batch_size or number == num - 1:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from handnet.centers import CenterDefinition
-from pipelines.augment import fixed_view
 from pipelines.evaluation.labels import is_measurable, labelled_keypoints
 from pipelines.evaluation.mean_hand import TrainingHands
-from pipelines.loading import label_center
+from pipelines.loading import crop_view, label_center
 from pipelines.progress import Progress
 from pipelines.shards import ShardReader
 
 MAX_TRAINING_IMAGES = 10_000  # more would change the mean hand by nothing that shows
 
 
-def read_training_hands(reader: ShardReader, input_px: int, definition: CenterDefinition) -> TrainingHands:
+def read_training_hands(
+    reader: ShardReader, input_px: int, definition: CenterDefinition, box_scale: float | None = None
+) -> TrainingHands:
     """2D labels of the hands in a folder of shards, of evenly spaced images where there are more than 10,000.
 
     3D members are opened only to know that all 21 keypoints are labelled.
@@ -28,7 +29,7 @@ def read_training_hands(reader: ShardReader, input_px: int, definition: CenterDe
             for hand in sample.hands:
                 if is_measurable(hand):
                     center = label_center(hand, definition)
-                    zoom = float(fixed_view(sample, input_px, center).affine[0, 0])
+                    zoom = float(crop_view(sample, hand, input_px, definition, box_scale).affine[0, 0])
                     rows.append((hand.keypoints_px, labelled_keypoints(hand), hand.side, center, input_px / zoom))
             progress.advance()
     if not rows:

@@ -13,7 +13,7 @@ from handnet.predict import Predictor
 from pipelines.config import EvaluationConfig
 from pipelines.datasets.sample import HandLabel, HandSample
 from pipelines.drawing import Image
-from pipelines.evaluation.frames import center_definition, frames_of
+from pipelines.evaluation.frames import center_definition, crop_scale, frames_of
 from pipelines.evaluation.labels import is_measurable
 from pipelines.evaluation.predicted import PredictedHands, gather
 from pipelines.progress import Progress
@@ -169,8 +169,9 @@ class PredictionTable:
 
     def _predict(self, sample: HandSample, hands: tuple[HandLabel, ...]) -> tuple[PredictedHands, list[Any]]:
         config, description = self.config, self.predictor.description
-        definition = center_definition(description.provenance)
-        frames = frames_of(sample, hands, description.input_px, model=config.model, centers=config.centers, definition=definition)
+        definition, box_scale = center_definition(description.provenance), crop_scale(description.provenance)
+        size, model = description.input_px, config.model
+        frames = frames_of(sample, hands, size, model=model, centers=config.centers, definition=definition, box_scale=box_scale)
         raw = []
         for frame in frames:
             centers = None if frame.centers_px is None else [frame.centers_px]

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from handnet.batch import HandBatch
-from pipelines.augment import NUM_DRAWS, random_tones, random_views, whole_zoom
+from pipelines.augment import NUM_DRAWS, box_zoom, random_tones, random_views, whole_zoom
 from pipelines.config import StageConfig
 from pipelines.loading import Source, label_centers, make_batch
 from pipelines.shards import schema
@@ -76,8 +76,8 @@ class TrainingBatches(Dataset[HandBatch]):
         config, draws = self.config, numbers[:, :NUM_DRAWS]
         size = np.array([source.size_px for source in sources], np.float64)
         K = np.stack([source.K for source in sources])
-        zoom = whole_zoom(size, config.input_px)
-        views = random_views(K, size, self._centers(sources, size), zoom, config.input_px, config.augment, draws)
+        centers, zoom = self._aims(sources, size, draws[:, NUM_DRAWS - 1])
+        views = random_views(K, size, centers, zoom, config.input_px, config.augment, draws)
         try:
             return make_batch(sources, views, config.input_px, random_tones(config.augment.color, draws), numbers[:, NUM_DRAWS:])
         except ValueError:
@@ -85,12 +85,23 @@ class TrainingBatches(Dataset[HandBatch]):
                 draw.reader.read(draw.index, labels_3d=labels_3d, mask=mask)
             raise
 
-    def _centers(self, sources: Sequence[Source], size_px: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The source points that go to the middle of the input: the image's middle, or the (first) hand's centre for crops."""
-        centers = size_px[:, ::-1] / 2
-        crops = [i for i, source in enumerate(sources) if source.side and not self.whole_image]
-        if crops:
-            first = [(sources[i].keypoints_px[0], sources[i].visible[0]) for i in crops]
-            keypoints, visible = (np.stack(labels) for labels in zip(*first, strict=True))
-            centers[crops] = label_centers(keypoints, visible, self.config.center)
-        return centers
+    def _aims(
+        self, sources: Sequence[Source], size_px: NDArray[np.float64], draws: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """The source points (B,2) that go to the middle of the input, and input pixels to a source's (B,), before any augmentation.
+
+        Whole images: the middle, all of it. Crops: one hand's centre, and the whole scale or that of its box. draws (B,): which hand;
+        where the scale is the whole image's, the first.
+        """
+        config = self.config
+        centers, zoom = size_px[:, ::-1] / 2, whole_zoom(size_px, config.input_px)
+        rows = [i for i, source in enumerate(sources) if source.side and not self.whole_image]
+        if rows:
+            drawn = draws if config.box_scale is not None else np.zeros(len(draws))
+            hands = [(sources[i], int(drawn[i] * len(sources[i].side))) for i in rows]
+            keypoints, visible = (np.stack([getattr(source, name)[hand] for source, hand in hands]) for name in ("keypoints_px", "visible"))
+            centers[rows] = label_centers(keypoints, visible, config.center)
+            if config.box_scale is not None:
+                boxes = np.stack([source.box_px[hand] for source, hand in hands])
+                zoom[rows] = box_zoom(boxes, config.box_scale, config.input_px)
+        return centers, zoom

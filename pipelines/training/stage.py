@@ -258,6 +258,7 @@ def describe(
             },
             "supervision": section.supervision,
             "center": section.center,
+            "box_scale": section.box_scale,
             "seed": config.seed,
             "steps": section.steps,
             "images_seen": section.steps * section.batch_size,

@@ -16,9 +16,9 @@ from handnet.metrics import match_detections
 from handnet.network.handnet import HandNet
 from handnet.predict import HandPrediction, ModelDescription, Predictor
 from pipelines.config import StageConfig
-from pipelines.datasets.sample import HandLabel
+from pipelines.datasets.sample import HandLabel, HandSample
 from pipelines.drawing import draw_skeleton, grid, upscale
-from pipelines.evaluation.frames import frames_of
+from pipelines.evaluation.frames import Frame, crop_frame, frames_of
 from pipelines.evaluation.labels import is_measurable, stack_keypoints
 from pipelines.evaluation.measures import measure, targets_of
 from pipelines.evaluation.predicted import PredictedHands, gather
@@ -55,11 +55,10 @@ class Validator:
         num = min(len(self.reader), self.config.validate_samples)
         for start in range(0, num, BATCH_SIZE):
             samples = [self.reader.read(i, labels_3d=True) for i in range(start, min(start + BATCH_SIZE, num))]
-            labels = [tuple(hand for hand in sample.hands if is_measurable(hand)) for sample in samples]
-            frames = [
-                frames_of(sample, own, self.config.input_px, model="multi", centers=self.centers, definition=self.config.center)[0]
-                for sample, own in zip(samples, labels, strict=True)
-            ]
+            shown = [pair for sample in samples for pair in self._frames(sample)]
+            if not shown:
+                continue
+            frames, labels = [frame for frame, _ in shown], [own for _, own in shown]
             found: list[list[HandPrediction]] = self.predictor.predict(
                 np.stack([frame.image for frame in frames]),
                 np.stack([frame.K for frame in frames]),
@@ -68,14 +67,25 @@ class Validator:
             )
             hands += labels
             predicted += [gather([frame], [own]) for frame, own in zip(frames, found, strict=True)]
-            pictures += [frame.image for frame in frames[: NUM_DRAWN - len(pictures)]]
-            for image, own in zip(range(start, len(pictures)), found, strict=False):
+            num_before = len(pictures)
+            pictures += [frame.image for frame in frames[: NUM_DRAWN - num_before]]
+            for image, own in zip(range(num_before, len(pictures)), found, strict=False):
                 pictures[image] = self._drawn(pictures[image], own)
+        if not predicted:
+            raise ValueError(f"{self.reader.folder}: expected labelled hands to validate on, got none in {num} samples")
         self._write(pictures)
         figures = self._figures(hands, predicted)
         missed = 1 - figures.get("recall", 0.0)
         score = (1 - missed) * figures.get("error_2d_fraction", 0.0) + missed * MATCH_THRESHOLD
         return Validation(figures=figures, score=score, picture=self.picture)
+
+    def _frames(self, sample: HandSample) -> list[tuple[Frame, tuple[HandLabel, ...]]]:
+        """What is shown of an image, each with its labelled hands: crops of their own where training cuts hands out by their boxes."""
+        config, hands = self.config, tuple(hand for hand in sample.hands if is_measurable(hand))
+        if config.box_scale is not None:
+            return [(crop_frame(sample, hand, config.input_px, config.center, config.box_scale), (hand,)) for hand in hands]
+        frames = frames_of(sample, hands, config.input_px, model="multi", centers=self.centers, definition=config.center)
+        return [(frames[0], hands)]
 
     def _figures(self, hands: list[tuple[HandLabel, ...]], predicted: list[PredictedHands]) -> dict[str, float]:
         stacked = [stack_keypoints(own) for own in hands]
