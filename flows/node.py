@@ -18,7 +18,7 @@ from pipelines.training.nodes import nodes
 
 
 def command(stage: str, folder: Path, rank: int) -> list[str]:
-    """What a node executes. ValueError where dvc.yaml has no such stage."""
+    """What a node executes below the supervisor. ValueError where dvc.yaml has no such stage."""
     from dvc.exceptions import DvcException
 
     with repository(folder) as repo:
@@ -27,11 +27,10 @@ def command(stage: str, folder: Path, rank: int) -> list[str]:
         except (DvcException, ValueError) as error:
             raise ValueError(f"expected one stage of dvc.yaml, got {stage!r}: {error}") from None
         if rank == 0:
-            # the supervisor hands a stop on to training, which saves its state; DVC would just end
-            return [sys.executable, "-I", str(SUPERVISOR), sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+            return [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
         if not isinstance(found.cmd, str):
             raise ValueError(f"dvc.yaml: {stage}: expected one command, got {found.cmd!r}")
-        return ["/bin/sh", "-c", f"exec {found.cmd}"]
+        return ["/bin/sh", "-c", found.cmd]
 
 
 def hold(folder: Path) -> None:
@@ -40,10 +39,17 @@ def hold(folder: Path) -> None:
     if handle is None:
         raise BusyError(f"another run holds {folder}")
     os.set_inheritable(os.dup(handle.fileno()), True)
+
+
+def become(found: list[str]) -> int:
+    """Run a command in this process's place, below the supervisor: it hands a stop on to training, which saves its state."""
     # the supervisor works until its input ends, which this process holds open itself
     reading, writing = os.pipe()
     os.dup2(reading, 0)
     os.set_inheritable(writing, True)
+    # the stages' commands say `python`: this one
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return os.execve(sys.executable, [sys.executable, "-I", str(SUPERVISOR), *found], {**os.environ, "PATH": path})
 
 
 def main(arguments: list[str]) -> int:
@@ -60,9 +66,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     print(f"node {here.rank} of {here.count}: {' '.join(found)}", flush=True)
-    # the stages' commands say `python`: this one
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return os.execvpe(found[0], found, {**os.environ, "PATH": path})
+    return become(found)
 
 
 if __name__ == "__main__":

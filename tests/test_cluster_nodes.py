@@ -17,6 +17,15 @@ from flows.workspaces import git, lock_path, locked
 from pipelines.training.nodes import Nodes, nodes, wait_for_first
 
 STEPS = 3
+GRAPH = """
+stages:
+  train:
+    cmd: echo node $HANDNET_NODE_RANK trains > made
+    outs: [made]
+  long:
+    cmd: trap 'echo saved > state; exit 75' TERM; echo begun > state; while true; do sleep 0.1; done
+    outs: [never]
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +111,7 @@ def repository(tmp_path_factory) -> Path:
     """A DVC project with one stage, whose command says which node it is, and its folder after two commits."""
     folder = tmp_path_factory.mktemp("workspace") / "project"
     folder.mkdir()
-    (folder / "dvc.yaml").write_text("stages:\n  train:\n    cmd: echo node $HANDNET_NODE_RANK trains > made\n    outs: [made]\n")
+    (folder / "dvc.yaml").write_text(GRAPH)
     git(folder, "init", "--quiet", "--initial-branch=main")
     subprocess.run([sys.executable, "-m", "dvc", "init", "--quiet"], cwd=folder, check=True)
     commit(folder, "start")
@@ -132,6 +141,24 @@ def test_a_stage_goes_through_dvc_on_the_first_node_only(repository):
     assert "train:" in (repository / "dvc.lock").read_text()
     again = on_node(repository, 0)
     assert "Stage 'train' didn't change, skipping" in again.stdout
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_node_that_is_stopped_saves_its_state(repository, rank):
+    """As a pod is stopped: a signal to the one process that the container knows."""
+    command = [sys.executable, "-m", "flows.node", "long"]
+    state = repository / "state"
+    state.unlink(missing_ok=True)
+    with Path("/dev/null").open() as nothing:
+        process = subprocess.Popen(command, cwd=repository, env=environment(**as_node(rank, 1)), stdin=nothing, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (state.exists() and state.read_text() == "begun\n"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) != 0
+    assert state.read_text() == "saved\n"
 
 
 def test_the_first_node_does_not_share_the_workspace(repository):
