@@ -77,6 +77,9 @@ def write_run(folder: Path) -> Params:
         write_shards(folder / path, crops)
     for path in ("data/scenes/train", "data/scenes/eval"):
         write_shards(folder / path, scenes)
+    scene_report = folder / "data/scene_reports/train/index.html"
+    scene_report.parent.mkdir(parents=True)
+    scene_report.write_text("<!doctype html><title>scenes</title>")
     for seed, stage in enumerate(("crop", "multi")):
         write_model(folder / "models" / stage, params, stage, seed)
         write_logs(folder / "logs" / stage / "plots/metrics/train", seed, TERMS)

@@ -48,6 +48,7 @@ from pipelines.summary import read_metrics
 
 REPORTS = Path("reports")
 ASSETS = "assets"
+SCENE_REPORTS, SCENE_PAGE = "scene_reports", "index.html"  # what composition says of its own scenes, below data/
 OWN_STAGE = "report"
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -72,6 +73,7 @@ class Report:
     training: list[TrainingCurves]
     samples: PictureTable
     scenes: PictureTable
+    scene_reports: list[str]
     submissions: list[Submission]
     stages: list[facts.StageRow]
 
@@ -126,6 +128,7 @@ def build_report(
         training=training,
         samples=samples,
         scenes=scenes,
+        scene_reports=sorted(page.parent.name for page in DATA.glob(f"{SCENE_REPORTS}/*/{SCENE_PAGE}")),
         submissions=submissions,
         stages=facts.stage_rows(stages, OWN_STAGE),
     )
@@ -204,6 +207,7 @@ def render(template: str, report: Report) -> str:
         viewer_js=Markup((_TEMPLATES / "viewer.js").read_text()),
         input_id=input_id,
         published=published,
+        scene_report=lambda name: (DATA / SCENE_REPORTS / name / SCENE_PAGE).as_posix(),
         stratum_titles=STRATUM_TITLES,
         stratum_figures=STRATUM_FIGURES,
         svg=lambda chart: Markup(chart.svg),

@@ -110,7 +110,7 @@ def _occlusion(counts: Counts) -> Chart:
         axes = figure.add_subplot()
         shares = np.array([*bins[:-2], bins[-2:].sum()]) / total  # what is seen whole beside what nearly is
         axes.bar(np.arange(len(shares)) * PERCENT_BIN + PERCENT_BIN / 2, shares, 0.9 * PERCENT_BIN, color=OURS)
-        axes.set(title="What is seen of a pasted hand", xlabel="share of its pixels, %", ylabel="hands", xlim=(0, 100))
+        axes.set(title="What is seen of a pasted hand", xlabel="share of its pixels, %", ylabel="share of hands", xlim=(0, 100))
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
     alt = f"Share of a pasted hand that is seen: {untouched:.0%} of hands are seen whole, {hidden:.0%} less than half"

@@ -35,7 +35,9 @@ def write_scene_report(scenes: Path, target: Path, grid_cells: int) -> Path:
     config = reader.manifest.config
     charts = distribution_charts(counts, int(config["canvas_px"]), grid_cells)
     indices = [(2 * i + 1) * len(reader) // (2 * NUM_SCENES) for i in range(NUM_SCENES)] if len(reader) > NUM_SCENES else range(len(reader))
-    sheet = encode_jpeg(contact_sheet([reader.read(index, labels_3d=False) for index in indices]), JPEG_QUALITY)
+    scenes_shown = [reader.read(index, labels_3d=False) for index in indices]
+    sheet = encode_jpeg(contact_sheet(scenes_shown), JPEG_QUALITY)
+    pairs = [(pair_uri(scene), f"Scene {scene.key} beside its labels, {len(scene.hands)} labelled hands") for scene in scenes_shown]
     manifest = reader.manifest
     summary = (
         f"{manifest.num_samples:,} scenes of {config['canvas_px']} px from {', '.join(manifest.sources)}: {manifest.num_hands:,} labelled "
@@ -44,7 +46,7 @@ def write_scene_report(scenes: Path, target: Path, grid_cells: int) -> Path:
     files = {
         **{f"{chart.name}.png": chart.png for chart in charts},
         SHEET: sheet,
-        PAGE: _render(f"Composed scenes: {manifest.split}", summary, charts, sheet, config).encode(),
+        PAGE: _render(f"Composed scenes: {manifest.split}", summary, charts, pairs, config).encode(),
     }
     target.mkdir(parents=True, exist_ok=True)
     for path in target.iterdir():
@@ -58,6 +60,14 @@ def write_scene_report(scenes: Path, target: Path, grid_cells: int) -> Path:
 def contact_sheet(samples: list[HandSample]) -> Image:
     """Scenes, each beside its labels drawn."""
     return grid([image for sample in samples for image in (_fitted(sample.image), labelled(sample))], COLUMNS)
+
+
+def pair_uri(scene: HandSample) -> str:
+    """A scene and its labels side by side as a data: URI, so that the page can lay scenes out as its width allows."""
+    return (
+        "data:image/jpeg;base64,"
+        + base64.b64encode(encode_jpeg(grid([_fitted(scene.image), labelled(scene)], 2, 0), JPEG_QUALITY)).decode()
+    )
 
 
 def labelled(sample: HandSample) -> Image:
@@ -80,7 +90,7 @@ def _fitted(image: Image) -> Image:
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if zoom < 1 else cv2.INTER_CUBIC), np.uint8)
 
 
-def _render(title: str, summary: str, charts: list[Chart], sheet: bytes, config: dict[str, Any]) -> str:
+def _render(title: str, summary: str, charts: list[Chart], pairs: list[tuple[str, str]], config: dict[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -89,7 +99,14 @@ def _render(title: str, summary: str, charts: list[Chart], sheet: bytes, config:
         summary=summary,
         charts=charts,
         svg=lambda chart: Markup(chart.svg),
-        sheet="data:image/jpeg;base64," + base64.b64encode(sheet).decode(),
-        sheet_alt="Composed scenes, each beside its instance masks, boxes and keypoints",
-        parameters=[(key, "" if value is None else value) for key, value in config.items()],
+        pairs=pairs,
+        parameters=[(key, _text(value)) for key, value in config.items()],
     )
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return " to ".join(_text(inner) for inner in value)
+    return "" if value is None else str(value)
