@@ -203,7 +203,7 @@ class Evaluator:
                 **metrics,
                 "count": {name: float(value) for name, value in count.items()},
                 "headline": headline(self.config.protocol, metrics["ours"], table, extra),
-                "ours_ci95": intervals(table, matches),
+                "ours_ci95": intervals(table, matches, self.num_images),
             },
             strata=stratify(table),
             pck={"threshold_mm": AUC_THRESHOLDS_M * MM} | {who: counter.curve() for who, counter in self.pck.items()},

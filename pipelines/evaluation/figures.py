@@ -50,7 +50,7 @@ def hand_type_right(table: Table) -> Array:
     return np.where(table["found"], table["side"] == table["predicted_side"], np.nan)
 
 
-def intervals(table: Table, matches: Matches | None) -> dict[str, list[float]]:
+def intervals(table: Table, matches: Matches | None, num_images: int) -> dict[str, list[float]]:
     """95 % intervals [low, high] of our main figures, images drawn with replacement. matches: None where centres were given."""
     columns = {name: table[name] for name in WITH_INTERVAL} | {"hand_type_accuracy": hand_type_right(table)}
     labelled, found = table["labelled"], table["found"]
@@ -63,16 +63,14 @@ def intervals(table: Table, matches: Matches | None) -> dict[str, list[float]]:
     low_high = bootstrap_mean(np.stack(list(columns.values()), axis=1), table["image"])
     result = {name: interval.tolist() for name, interval in zip(columns, low_high, strict=True)}
     if matches is not None and len(matches.detection_of_hand):
-        num_images = int(max(matches.image_of_detection.max(initial=0), matches.image_of_hand.max(initial=0))) + 1
-        result["ap"] = bootstrap_statistic(resampled_ap(matches), num_images).tolist()
+        result["ap"] = bootstrap_statistic(resampled_ap(matches, num_images), num_images).tolist()
     return {name: interval for name, interval in result.items() if np.isfinite(interval).all()}
 
 
-def resampled_ap(matches: Matches) -> Callable[[NDArray[np.int64]], float]:
+def resampled_ap(matches: Matches, num_images: int) -> Callable[[NDArray[np.int64]], float]:
     """Average precision of a multiset of images, given as their indices; a detection counts as often as its image was drawn."""
     order = np.argsort(-matches.scores, kind="stable")
     image, found = matches.image_of_detection[order], (matches.hand_of_detection >= 0)[order]
-    num_images = int(max(image.max(initial=-1), matches.image_of_hand.max(initial=-1))) + 1
     num_hands = np.bincount(matches.image_of_hand, minlength=num_images)
 
     def statistic(images: NDArray[np.int64]) -> float:
