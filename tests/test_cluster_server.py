@@ -194,6 +194,16 @@ def test_a_failed_run_is_told_to_the_webhook(server: Server, receiver: Receiver)
     assert body["text"].startswith(f"train-multi/{done.name}: Failed.")
 
 
+def test_the_server_keeps_secrets_encrypted(server: Server) -> None:
+    """Blocks, runs, events and what the webhook was sent: all that a copy of its database would give away."""
+    files = [path for path in (server.project.folder / ".prefect").rglob("*") if path.is_file() and ".db" in path.name]
+    assert files
+    for path in files:
+        content = path.read_bytes()
+        assert SECRET.encode() not in content
+        assert TOKEN.encode() not in content
+
+
 def test_new_data_starts_the_retraining(server: Server) -> None:
     deployment = server.client.read_deployment_by_name("retrain/local")
     assert deployment.schedules[0].schedule.cron == "0 3 * * 1"
