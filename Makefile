@@ -15,7 +15,7 @@ export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PYTHONUNBUFFERED := 1
 
-.PHONY: help setup lock pseudo lint test demo compare server bench clean distclean
+.PHONY: help setup lock pseudo lint test demo compare ablate server bench clean distclean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(firstword $(MAKEFILE_LIST)) | sed -E 's/^([a-z-]+):.*## (.*)$$/  make \1\t\2/' | expand -t 18
@@ -62,12 +62,13 @@ demo: setup  ## the whole chain on the embedded default: data, training, evaluat
 	python -m dvc repro
 	@python -m pipelines.summary
 
-compare: setup  ## the experiments side by side: changed params, and the figures that matter most
-	@python -m dvc exp show --only-changed --drop '$(UNSHOWN)' --keep '$(SHOWN)'
+# REVS may name commits, branches, tags, experiments or workspace
+compare: setup  ## runs side by side: changed params, headline figures, and a page with all curves on one axis
+	@python -m pipelines.compare $(REVS)
 
-# the dependencies' hashes say nothing to a person; `dvc metrics diff` has all figures
-UNSHOWN := (pipelines|handnet|data|models|logs|results|submissions)(/.*)?$$|metrics$$|(.*:)?(ours|mean_hand|count)\.
-SHOWN := (.*:)?ours\.(error_2d_fraction|pa_mpjpe_mm|precision|recall)$$
+# NAME: losses, centers, supervision or augmentation; SEEDS may be given
+ablate: setup  ## one of the paper's ablations as DVC experiments, and its table: make ablate NAME=centers SEEDS=0,1,2
+	@python -m pipelines.ablate $(NAME) $(if $(SEEDS),--seeds $(SEEDS))
 
 # PORT and GPUS may be given; everything the server keeps is in .prefect/
 server: setup  ## a Prefect server, worker and deployments on this machine, until Ctrl-C; then: prefect deployment run train-multi/local
@@ -77,7 +78,7 @@ bench: setup  ## measure the fast routines (benchmarks/)
 	@for script in benchmarks/*.py; do echo "== $$script"; python "$$script"; done
 
 clean:  ## remove what the stages made (DVC's cache keeps it: `make demo` brings it back) and the tools' caches
-	rm -rf data models logs results submissions reports checkpoints checks dvc_plots build
+	rm -rf data models logs results submissions reports checkpoints checks dvc_plots comparisons ablations build
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis *.egg-info
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -exec rm -rf {} +
 

@@ -120,5 +120,17 @@ def check_package(
         raise typer.Exit(1)
 
 
+@app.command("compare")
+def compare_runs(
+    revisions: Annotated[list[str] | None, typer.Argument(metavar="[REV]", help="Commits, branches, tags, experiments or workspace.")] = None,
+    page: Annotated[Path, typer.Option(help="Where the page with the curves goes.")] = Path("comparisons/index.html"),
+) -> None:
+    """Params and figures of runs side by side, changes from the first; without REV: HEAD, the workspace and HEAD's experiments."""
+    from pipelines.compare import compare
+
+    with user_errors():
+        typer.echo(f"page: {compare(revisions or [], page)}")
+
+
 if __name__ == "__main__":
     app()
