@@ -18,6 +18,8 @@ from typing import Literal
 SLOTS_VARIABLE = "HANDNET_GPU_SLOTS"  # the limit's name; by default that of this machine
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOOK_EVERY_S = 0.5
+# without the driver's device (the second is that of Windows' Linux) there is no GPU, and torch need not be asked
+DRIVERS = ("/dev/nvidiactl", "/dev/dxg")
 
 Need = int | Literal["all"]
 
@@ -29,6 +31,8 @@ def slots_name() -> str:
 
 def devices() -> list[str]:
     """The ids of the GPUs that processes started here may use; none without CUDA."""
+    if not any(Path(name).exists() for name in DRIVERS):
+        return []
     import torch  # takes seconds, and only stages that train or predict ask for it
 
     count = torch.cuda.device_count()

@@ -158,6 +158,8 @@ def serve(project: Path, port: int, deploy: Sequence[str], stop: threading.Event
                     if not service.running():
                         print(f"the {service.name} ended by itself ({service.log}); starting it again", flush=True)
                         stop.wait(RESTART_PAUSE_S)
+                        if service is worker and healthy(port):
+                            close_lost_runs()
                         service.start()
         finally:
             print("stopping: stages save their state", flush=True)

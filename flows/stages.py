@@ -64,7 +64,7 @@ def worth_another_try(task: Task[Any, Any], run: TaskRun, state: State[Any]) -> 
 @task(
     name="stage",
     retries=2,
-    retry_delay_seconds=[2, 20],
+    retry_delay_seconds=[2, 10],
     retry_condition_fn=worth_another_try,
     persist_result=False,
     cache_policy=NO_CACHE,

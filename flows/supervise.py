@@ -70,7 +70,7 @@ def main(command: list[str]) -> int:
     threading.Thread(target=watch, daemon=True).start()
     while child.poll() is None and not stop.is_set():
         stop.wait(LOOK_EVERY_S)
-    stop_all(patience_s if stop.is_set() else 0)
+    stop_all(patience_s)  # also what a command that ended by itself left behind
     code = child.wait()
     return code if code >= 0 else 128 - code
 
