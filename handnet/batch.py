@@ -5,8 +5,9 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
@@ -36,6 +37,8 @@ _DTYPES: Final = {
     "side": torch.int64,
     **dict.fromkeys(("has_mask", "has_keypoints_m", "has_vertices_m"), torch.bool),
 }
+
+_SMALL_BYTES: Final = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,13 @@ class HandBatch:
                 f"HandBatch.image_index: expected the hands image by image, {list(self.counts)} of them, got {self.image_index.tolist()}"
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For another process: small tensors by value, since each one in shared memory takes a file descriptor and its hand-over."""
+        return {name: value.numpy() if _travels_by_value(value) else value for name, value in self.__dict__.items()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update({name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value for name, value in state.items()})
+
     def to(self, device: torch.device | str) -> HandBatch:
         """The same batch on a device, ready for the network: 8-bit images become floats in [0, 1] there, not before."""
         moved = self._each(lambda value: value.to(device, non_blocking=True))
@@ -105,6 +115,12 @@ class HandBatch:
             if isinstance(value, Tensor):
                 object.__setattr__(moved, field.name, move(value))
         return moved
+
+
+def _travels_by_value(value: object) -> bool:
+    if not isinstance(value, Tensor) or value.device.type != "cpu" or value.nbytes > _SMALL_BYTES:
+        return False
+    return value.is_contiguous() and value.dtype in (torch.float32, torch.int64, torch.bool, torch.uint8)
 
 
 def _check_shape(name: str, value: Tensor, shape: tuple[str | int, ...], sizes: dict[str, int]) -> None:

@@ -1,7 +1,9 @@
 """Batches: what becomes of images that are not labelled alike, masks after a view, and what HandBatch refuses."""
 
 import copy
-from dataclasses import replace
+import pickle
+from dataclasses import fields, replace
+from multiprocessing.reduction import ForkingPickler
 
 import numpy as np
 import pytest
@@ -140,6 +142,19 @@ def test_8_bit_images_become_floats_on_the_device():
     assert ready.image.is_contiguous(memory_format=torch.channels_last)
     np.testing.assert_array_equal(ready.image.numpy(), loaded.image.numpy().astype(np.float32) / np.float32(255))
     assert ready.to("cpu").image is ready.image
+
+
+def test_a_batch_reaches_another_process_as_it_is():
+    scenes = make_scenes(4, seed=0)[1:]
+    loaded = shown([replace(scene, mask=np.ones(scene.image.shape[:2], np.uint8)) for scene in scenes])
+    there: HandBatch = pickle.loads(bytes(ForkingPickler.dumps(loaded)))
+    for field in fields(HandBatch):
+        one, other = getattr(loaded, field.name), getattr(there, field.name)
+        if isinstance(one, torch.Tensor):
+            assert (one.dtype, one.shape, one.stride()) == (other.dtype, other.shape, other.stride()), field.name
+            assert torch.equal(one, other), field.name
+        else:
+            assert one == other, field.name
 
 
 def test_an_image_with_one_nan_is_found(batch):
