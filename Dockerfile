@@ -42,5 +42,5 @@ ENV PATH=/opt/handnet/.venv/bin:$PATH \
 # the stamp tells `make` that the environment is there
 RUN python -m pip install --quiet --no-cache-dir --no-deps --no-build-isolation --editable . && touch .venv/.complete
 # A flow run's command comes from the worker; without one this is the worker itself.
-ENTRYPOINT ["tini", "--"]
+ENTRYPOINT ["tini", "--", "python", "-I", "/opt/handnet/flows/contain.py"]
 CMD ["prefect", "worker", "start", "--pool", "cluster", "--type", "kubernetes"]

@@ -11,14 +11,14 @@ import os
 import sys
 from pathlib import Path
 
+from flows.contain import become
 from flows.graph import repository
-from flows.running import SUPERVISOR
 from flows.workspaces import BusyError, lock_path, try_lock
 from pipelines.training.nodes import nodes
 
 
 def command(stage: str, folder: Path, rank: int) -> list[str]:
-    """What a node executes below the supervisor. ValueError where dvc.yaml has no such stage."""
+    """What a node executes. ValueError where dvc.yaml has no such stage."""
     from dvc.exceptions import DvcException
 
     with repository(folder) as repo:
@@ -39,17 +39,6 @@ def hold(folder: Path) -> None:
     if handle is None:
         raise BusyError(f"another run holds {folder}")
     os.set_inheritable(os.dup(handle.fileno()), True)
-
-
-def become(found: list[str]) -> int:
-    """Run a command in this process's place, below the supervisor: it hands a stop on to training, which saves its state."""
-    # the supervisor works until its input ends, which this process holds open itself
-    reading, writing = os.pipe()
-    os.dup2(reading, 0)
-    os.set_inheritable(writing, True)
-    # the stages' commands say `python`: this one
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    return os.execve(sys.executable, [sys.executable, "-I", str(SUPERVISOR), *found], {**os.environ, "PATH": path})
 
 
 def main(arguments: list[str]) -> int:

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from training_runs import curve, environment, make_project, start
+from training_runs import ROOT, curve, environment, make_project, start
 
 from flows.checkout import checkout
 from flows.workspaces import git, lock_path, locked
@@ -159,6 +159,24 @@ def test_a_node_that_is_stopped_saves_its_state(repository, rank):
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) != 0
     assert state.read_text() == "saved\n"
+
+
+def test_a_container_ends_after_all_that_its_command_started(tmp_path):
+    """The command itself ends at the first signal; what it left running has a state to save."""
+    slow = "trap 'sleep 1; echo saved > state; exit 75' TERM; echo begun > state; while true; do sleep 0.1; done"
+    command = [sys.executable, "-I", str(ROOT / "flows/contain.py"), "sh", "-c", f"sh -c \"{slow}\" & sleep 100"]
+    with Path("/dev/null").open() as nothing:
+        process = subprocess.Popen(command, cwd=tmp_path, stdin=nothing)
+    deadline = time.monotonic() + 60
+    while not ((tmp_path / "state").exists() and (tmp_path / "state").read_text() == "begun\n"):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    process.wait(timeout=60)
+    assert (tmp_path / "state").read_text() == "saved\n"
+    with Path("/dev/null").open() as nothing:  # and a command's exit code is the container's
+        assert subprocess.run([*command[:3], "sh", "-c", "sleep 0.3; exit 7"], stdin=nothing).returncode == 7
 
 
 def test_the_first_node_does_not_share_the_workspace(repository):
