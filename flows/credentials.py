@@ -8,11 +8,11 @@ import re
 from collections.abc import Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|ACCESS_KEY|API_KEY|CREDENTIAL|WEBHOOK|AUTH_STRING")
+_SECRET_NAME = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|WEBHOOK)(_|$)|ACCESS_KEY|API_KEY|AUTH_STRING")
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 # shorter values are words that occur by themselves
-SHORTEST = 4
+SHORTEST = 6
 
 
 def from_block(name: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +60,8 @@ def num_needed(need: Need, available: int) -> int:
 def reserved(need: Need) -> Iterator[dict[str, str]]:
     """Hold a stage's GPUs; gives the environment that shows its process no others.
 
-    The limit `slots_name()` must exist (`python -m flows.deploy` makes it): ConcurrencySlotAcquisitionError otherwise.
+    The limit `slots_name()` must exist (`python -m flows.deploy` makes it): ConcurrencySlotAcquisitionError otherwise. ValueError if it
+    has fewer slots than the stage needs, which it would wait for in vain.
     """
     if need == 0:
         yield {}
@@ -72,12 +73,24 @@ def reserved(need: Need) -> Iterator[dict[str, str]]:
         yield {}  # what runs on any processor waits for none; only stages that take the whole machine come one after another
         return
     count = num_needed(need, max(1, len(here)))
-    with concurrency(slots_name(), occupy=count, strict=True):
+    _check(count)
+    # a server that is away for a while ends no training: on this machine the locks keep others off
+    with concurrency(slots_name(), occupy=count, strict=True, raise_on_lease_renewal_failure=False):
         if not here:
             yield {}
             return
         with claimed(here, count) as ids:
             yield {VISIBLE_VARIABLE: ",".join(ids)}
+
+
+def _check(count: int) -> None:
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import ObjectNotFound
+
+    with get_client(sync_client=True) as client, suppress(ObjectNotFound):
+        limit = client.read_global_concurrency_limit_by_name(slots_name()).limit
+        if limit < count:
+            raise ValueError(f"GPU slots {slots_name()}: the stage needs {count}, got {limit}; `python -m flows.deploy` makes them anew")
 
 
 @contextmanager

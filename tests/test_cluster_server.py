@@ -275,3 +275,6 @@ def test_stages_hold_gpus_that_nobody_else_has(server: Server, tmp_path: Path, m
         assert nothing == {}
     with pytest.raises(ValueError, match=r"meta\.gpus: expected at most the 3 device\(s\) of this machine, got 4"), gpus.reserved(4):
         pass
+    monkeypatch.setattr(gpus, "devices", lambda: ["0", "1", "2", "3"])
+    with pytest.raises(ValueError, match="GPU slots gpus-three: the stage needs 4, got 3"), gpus.reserved("all"):
+        pass
