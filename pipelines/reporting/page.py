@@ -48,6 +48,7 @@ from pipelines.summary import read_metrics
 
 REPORTS = Path("reports")
 ASSETS = "assets"
+COMPARISON = Path("comparisons/index.html")  # of this run with others, where somebody has made it
 SCENE_REPORTS, SCENE_PAGE = "scene_reports", "index.html"  # what composition says of its own scenes, below data/
 OWN_STAGE = "report"
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -207,6 +208,8 @@ def render(template: str, report: Report) -> str:
         viewer_js=Markup((_TEMPLATES / "viewer.js").read_text()),
         input_id=input_id,
         published=published,
+        comparison=COMPARISON.as_posix(),
+        comparison_is_there=COMPARISON.is_file(),
         scene_report=lambda name: (DATA / SCENE_REPORTS / name / SCENE_PAGE).as_posix(),
         stratum_titles=STRATUM_TITLES,
         stratum_figures=STRATUM_FIGURES,
