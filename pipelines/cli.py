@@ -122,7 +122,7 @@ def check_package(
 
 @app.command("compare")
 def compare_runs(
-    revisions: Annotated[list[str] | None, typer.Argument(metavar="[REV]", help="Commits, branches, tags, experiments or workspace.")] = None,
+    revisions: Annotated[list[str] | None, typer.Argument(metavar="[REV]", help="Commits, branches, tags, experiments, workspace.")] = None,
     page: Annotated[Path, typer.Option(help="Where the page with the curves goes.")] = Path("comparisons/index.html"),
 ) -> None:
     """Params and figures of runs side by side, changes from the first; without REV: HEAD, the workspace and HEAD's experiments."""

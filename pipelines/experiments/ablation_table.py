@@ -171,7 +171,7 @@ def limits_text(ablation: Ablation) -> str:
     dataset = ablation.published.dataset
     return (
         f"The paper's numbers come from {dataset}'s photographs, a day of training and its server's hidden labels. The figures here come "
-        "from the data named above and from as many steps as named there: their size compares with nothing in the paper. At the scale of the "
+        "from the data and the steps named above: their size compares with nothing in the paper. At the scale of the "
         "demo, rendered hands and minutes of training, they show that every row trains, that the switches act, and effects much larger "
         "than the spread between seeds. They do not show which row wins after long training, nor anything about photographs: "
         "regularisation and augmentation act against overfitting, which short training hardly reaches. The spread is over training "

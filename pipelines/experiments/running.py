@@ -20,7 +20,7 @@ from typing import Any
 from dvc.utils.hydra import apply_overrides
 from ruamel.yaml import YAML
 
-from pipelines.config import PARAMS_FILE, Params, ParamsError, load_params
+from pipelines.config import PARAMS_FILE, Params, ParamsError, load_params, parse_params
 from pipelines.experiments.ablations import Ablation, Run
 from pipelines.experiments.runs import experiment_names, open_revision, read_metrics, read_params
 
@@ -42,13 +42,18 @@ def resolved(overrides: Sequence[str], path: Path = PARAMS_FILE) -> tuple[Params
     """params.yaml with overrides, as DVC applies them: validated, and as a tree. ParamsError names what is wrong."""
     with tempfile.TemporaryDirectory() as scratch:
         copy = Path(scratch) / path.name
-        load_params(path)
-        shutil.copy(path, copy)
+        try:
+            shutil.copy(path, copy)
+        except FileNotFoundError:
+            load_params(path)  # says it in its own words
+            raise
         try:
             apply_overrides(copy, list(overrides))
         except Exception as error:  # Hydra's errors have no base class of their own
-            raise ParamsError(f"overrides: {' '.join(str(error).split())}") from None
-        return load_params(copy), YAML(typ="safe").load(copy)
+            told = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
+            raise ParamsError(f"overrides: {' '.join(told.split())}") from None
+        tree = YAML(typ="safe").load(copy)
+    return parse_params(tree, f"{path} with overrides"), tree
 
 
 def evaluations_of(ablation: Ablation, params: Params) -> list[str]:
