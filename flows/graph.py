@@ -78,7 +78,7 @@ def _read(repo: Repo, folder: Path) -> Graph:
     names = {stage: getattr(stage, "name", None) or Path(stage.path).relative_to(folder.resolve()).as_posix() for stage in graph}
     found = {}
     # an edge leads from a stage to what it needs
-    for stage in reversed(list(networkx.lexicographical_topological_sort(graph, key=lambda stage: names[stage]))):
+    for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: names[stage]):
         # a frozen stage runs whatever became of what it reads
         needs = () if stage.frozen else tuple(sorted(names[needed] for needed in graph.successors(stage)))
         changes = tuple(_describe(change) for change in status.get(stage.addressing, []))

@@ -125,7 +125,7 @@ def cache_and_records(project: Path) -> tuple[str, frozenset[str]]:
     with repository(project) as repo:
         outs = {out.fs_path for out in repo.index.outs if not out.use_cache and out.is_in_repo}
         names = {Path(path).relative_to(repo.root_dir).as_posix() for path in outs}
-        return repo.cache.local.path, frozenset({"dvc.lock", *names})
+        return repo.cache.local_cache_dir, frozenset({"dvc.lock", *names})
 
 
 def copy_files(project: Path, folder: Path, *, keep: Collection[str]) -> None:

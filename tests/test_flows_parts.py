@@ -1,0 +1,355 @@
+"""What the flows are made of, without a server: graph and plan, stages as processes, workspaces, promotion."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from flow_projects import STAGES, make_project, processes_in, set_params, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
+from repositories import Repository
+
+from flows import promotion
+from flows.evaluations import measure, read_evaluation
+from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
+from flows.naming import artifact_key, experiment_name, name_of_overrides
+from flows.progress import read_progress
+from flows.promotion import Rule, judge, promote, read_record
+from flows.running import SUPERVISOR, Processes, StageError, reproduce
+from flows.workspaces import BusyError, git, workspace
+from flows.workspaces import set_params as override
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    """The small project after a run of it."""
+    made = make_project(tmp_path_factory.mktemp("parts") / "project")
+    made.dvc("repro")
+    return made
+
+
+def run(project: Repository, stage: str, folder: Path | None = None) -> tuple[str, list[str]]:
+    said: list[str] = []
+    outcome = reproduce(stage, folder or project.folder, processes=Processes(), say=said.append, environment={"HANDNET_STOP_SECONDS": "5"})
+    return outcome.kind, said
+
+
+# the graph
+
+
+def test_the_graph_and_what_is_outdated(project: Repository) -> None:
+    graph = read_graph(project.folder)
+    assert sorted(graph) == sorted(STAGES)
+    assert graph["evaluate@multi"].needs == ("ingest@b", "train_multi")
+    assert graph["train_multi"].gpus == "all"
+    assert make_plan(graph, graph).outdated == frozenset()
+    (project.folder / "report.py").touch()
+    before = (project.folder / "params.yaml").read_text()
+    set_params(project, ingest={"a": {"rows": 9}})
+    try:
+        plan = make_plan(read_graph(project.folder), ["train_multi"])
+        assert plan.outdated == {"ingest@a", "train_multi"}
+        assert [stage.name for stage in plan.stages][-1] == "train_multi"
+        assert "ingest.a" in " ".join(read_graph(project.folder)["ingest@a"].changes)
+    finally:
+        (project.folder / "params.yaml").write_text(before)
+
+
+def test_targets(project: Repository) -> None:
+    graph = read_graph(project.folder)
+    assert matching(graph, "ingest") == ["ingest@a", "ingest@b"]
+    with pytest.raises(ValueError, match=r"target: expected a stage of dvc.yaml, one of .*'train_multi'.*, got 'trian'"):
+        matching(graph, "trian")
+
+
+def test_a_wrong_need_of_gpus_is_named(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    path = project.folder / "dvc.yaml"
+    path.write_text(path.read_text().replace("{gpus: all}", "{gpus: some}"))
+    with pytest.raises(ValueError, match=r"dvc.yaml: train_multi: meta.gpus: expected a number from 0 on, or all, got 'some'"):
+        read_graph(project.folder)
+
+
+@st.composite
+def graphs(draw: st.DrawFn) -> dict[str, Stage]:
+    """Any graph without cycles, every stage after those it needs."""
+    names = [f"s{number}" for number in range(draw(st.integers(1, 7)))]
+    found = {}
+    for number, name in enumerate(names):
+        needs = draw(st.sets(st.sampled_from(names[:number]))) if number else set()
+        found[name] = Stage(name, tuple(sorted(needs)), 0, ("changed",) if draw(st.booleans()) else ())
+    return found
+
+
+@given(graphs(), st.data())
+def test_a_plan_is_what_following_the_edges_gives(graph: dict[str, Stage], data: st.DataObject) -> None:
+    target = data.draw(st.sampled_from(sorted(graph)))
+
+    def reaches(name: str, other: str) -> bool:
+        return name == other or any(reaches(below, other) for below in graph[name].needs)
+
+    assert needed(graph, [target]) == {name for name in graph if reaches(target, name)}
+    assert dependents(graph, [target]) == {name for name in graph if reaches(name, target)}
+    plan = make_plan(graph, [target])
+    assert {stage.name for stage in plan.stages} == needed(graph, [target])
+    wrong = {name for name in needed(graph, [target]) if any(graph[other].changes for other in graph if reaches(name, other))}
+    assert plan.outdated == wrong
+
+
+# stages as processes
+
+
+def test_how_a_stage_ends(project: Repository) -> None:
+    assert run(project, "report")[0] == "unchanged"
+    set_params(project, train={"steps": 2})
+    kind, said = run(project, "train_multi")
+    assert kind == "ran"
+    assert any(line.startswith("train multi: 2/2 steps") for line in said)
+    set_params(project, train={"steps": 3})
+    assert run(project, "train_multi")[0] == "cached"
+    assert read_graph(project.folder)["train_multi"].changes == ()
+
+
+def test_a_full_disk_leaves_a_state_from_which_the_same_command_goes_on(tmp_path: Path) -> None:
+    """/dev/full answers every write as a full disk does."""
+    project = make_project(tmp_path / "project")
+    script = project.folder / "train.py"
+    text = script.read_text()
+    script.write_text(text.replace('for folder in ("models', 'open("checkpoints/room", "w").write("x" * 9999)\nfor folder in ("models'))
+    run(project, "ingest@a")
+    run(project, "ingest@b")
+    (project.folder / "checkpoints").mkdir()
+    (project.folder / "checkpoints/room").symlink_to("/dev/full")
+    with pytest.raises(StageError, match=r"train_multi ended with exit code 1: OSError: \[Errno 28\] No space left") as error:
+        run(project, "train_multi")
+    assert error.value.again
+    (project.folder / "checkpoints/room").unlink()
+    _, said = run(project, "train_multi")
+    assert not any(line.startswith("train multi:") for line in said)  # all steps were in its checkpoint
+    assert (project.folder / "logs/multi/steps.txt").read_text() == "0 1 2 "
+    assert read_graph(project.folder)["train_multi"].changes == ()
+
+
+def test_a_stage_that_cannot_work_is_not_tried_again(tmp_path: Path) -> None:
+    project = make_project(tmp_path / "project")
+    (project.folder / "ingest.py").write_text("import sys\nprint('error: params.yaml: rows')\nsys.exit(2)")
+    with pytest.raises(StageError, match="stage ingest@a ended with exit code 2") as error:
+        run(project, "ingest@a")
+    assert not error.value.again
+
+
+def test_siblings_share_a_folder(tmp_path: Path) -> None:
+    """DVC's lock is waited for: four DVC commands at once in one folder."""
+    project = make_project(tmp_path / "project")
+    command = (
+        "import sys; from pathlib import Path; from flows.running import Processes, reproduce;"
+        "reproduce(sys.argv[1], Path.cwd(), processes=Processes(), say=print)"
+    )
+    stages = ["ingest@a", "ingest@b", "ingest@a", "ingest@b"]
+    environment = {**project.environment, "PYTHONPATH": str(project.folder)}
+    running = [subprocess.Popen([sys.executable, "-c", command, stage], cwd=project.folder, env=environment) for stage in stages]
+    assert [process.wait() for process in running] == [0, 0, 0, 0]
+    graph = read_graph(project.folder)
+    assert graph["ingest@a"].changes == graph["ingest@b"].changes == ()
+
+
+SLEEPER = (
+    "import subprocess, sys, time\n"
+    "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(300)'], start_new_session=True)\n"
+    "time.sleep(300)"
+)
+
+
+def test_nothing_outlives_its_caller(tmp_path: Path) -> None:
+    """Neither a child in a session of its own nor one that ignores SIGTERM, even where the caller is killed."""
+    stubborn = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + SLEEPER
+    caller = (
+        "import subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-I', {str(SUPERVISOR)!r}, sys.executable, '-c', {stubborn!r}], stdin=subprocess.PIPE)\n"
+        "time.sleep(300)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", caller], cwd=tmp_path, env={**os.environ, "HANDNET_STOP_SECONDS": "0.5"})
+    wait_for(lambda: len(processes_in(tmp_path)) == 4, 30)
+    process.kill()
+    process.wait()
+    wait_for(lambda: not processes_in(tmp_path), 20, lambda: str(processes_in(tmp_path)))
+
+
+def test_stopping_gives_a_stage_time_to_save(project: Repository, tmp_path: Path) -> None:
+    said: list[str] = []
+    processes = Processes()
+    code = (
+        "import pathlib, signal, sys, time\n"
+        "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path('saved').touch(), sys.exit(75)))\n"
+        "print('ready', flush=True)\ntime.sleep(300)"
+    )
+    import threading
+
+    from flows.running import follow
+
+    ended: list[int] = []
+    arguments = ([sys.executable, "-c", code], tmp_path, processes, said.append, dict(os.environ), ())
+    thread = threading.Thread(target=lambda: ended.append(follow(*arguments)[1]))
+    thread.start()
+    wait_for(lambda: said == ["ready"], 20)
+    processes.stop()
+    thread.join()
+    assert ended == [75]
+    assert (tmp_path / "saved").exists()
+    with pytest.raises(StageError, match="was stopped"):  # and starts no other
+        follow(*arguments)
+
+
+# workspaces
+
+
+def test_a_workspace_is_the_projects_state(project: Repository) -> None:
+    folder = project.folder
+    (folder / "note.txt").write_text("not committed")
+    said: list[str] = []
+    with workspace(folder, "mine", wait=False, say=said.append) as space:
+        assert (space.folder / "note.txt").read_text() == "not committed"
+        assert (space.folder / "params.yaml").read_text() == (folder / "params.yaml").read_text()
+        assert make_plan(read_graph(space.folder), STAGES).outdated == frozenset()  # outs came from the cache
+        with pytest.raises(BusyError, match="another run holds mine"), workspace(folder, "mine", wait=False, say=said.append):
+            pass
+        override(space.folder, ["train.error=0.7"])
+        with pytest.raises(ValueError, match=r"overrides: .*train.eror"):
+            override(space.folder, ["train.eror=0.7"])
+        assert "0.7" not in (folder / "params.yaml").read_text()
+        assert make_plan(read_graph(space.folder), STAGES).outdated == {"train_multi", "evaluate@multi", "report"}
+        run(project, "train_multi", space.folder)
+    (folder / "note.txt").unlink()
+    with workspace(folder, "mine", wait=False, say=said.append) as space:
+        assert not (space.folder / "note.txt").exists()
+        override(space.folder, ["train.error=0.7"])
+        assert "train_multi" not in {name for name, stage in read_graph(space.folder).items() if stage.changes}
+    assert json.loads((folder / "models/multi/model.json").read_text())["error"] == 0.2
+    assert git(folder, "status", "--porcelain", ".prefect") == ""
+
+
+def test_a_lock_lasts_until_the_last_process_has_ended(project: Repository) -> None:
+    with workspace(project.folder, None, wait=False, say=print) as space:
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], pass_fds=[space.lock])
+    try:
+        with pytest.raises(BusyError), workspace(project.folder, None, wait=False, say=print):
+            pass
+    finally:
+        child.kill()
+        child.wait()
+    with workspace(project.folder, None, wait=False, say=print) as space:
+        assert space.folder == project.folder
+
+
+@pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "x.lock", "a..b", "a/b"])
+def test_names_that_git_or_the_file_system_would_not_take(name: str) -> None:
+    with pytest.raises(ValueError, match="experiment: expected"):
+        experiment_name(name)
+
+
+def test_names() -> None:
+    assert experiment_name("lr-0.5_b") == "lr-0.5_b"
+    assert artifact_key("progress", "ingest@free hand") == "progress-ingest-free-hand"
+    assert name_of_overrides(["a=1"]) == name_of_overrides(["a=1"]) != name_of_overrides(["a=2"])
+    assert read_progress("train crop: 30/120 steps, 10 s, loss 0.5") == ("train crop: 30/120 steps, 10 s, loss 0.5", 25.0)
+    assert read_progress("note: 8 of 9") is read_progress("none: 0/0 hands") is None
+
+
+# promotion
+
+RULE = Rule(figure="error_2d_fraction", margin=0.05, guards=("recall",))
+
+
+@pytest.mark.parametrize(
+    ("candidate", "promoted", "expected"),
+    [
+        ({"error_2d_fraction": 0.10, "recall": 0.9}, None, True),
+        ({"error_2d_fraction": 0.10, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, True),
+        ({"error_2d_fraction": 0.119, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),  # within the margin
+        ({"error_2d_fraction": 0.12, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),
+        ({"error_2d_fraction": 0.13, "recall": 0.99}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),
+        ({"error_2d_fraction": 0.05, "recall": 0.5}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),  # finds fewer hands
+    ],
+)
+def test_who_is_promoted(candidate: dict[str, float], promoted: dict[str, float] | None, expected: bool) -> None:
+    assert judge(RULE, candidate, promoted).promote is expected
+
+
+def test_rules_that_make_no_sense() -> None:
+    with pytest.raises(ValueError, match=r"figure: expected one of .* got 'eror'"):
+        Rule(figure="eror", margin=0.1)
+    with pytest.raises(ValueError, match="margin: expected a share"):
+        Rule(figure="recall", margin=1.5)
+    with pytest.raises(ValueError, match="'recall': not among those of the candidate"):
+        judge(RULE, {"error_2d_fraction": 0.01}, {"error_2d_fraction": 0.1, "recall": 0.9})
+    assert judge(Rule(figure="recall", margin=0.0), {"recall": 0.9}, {"recall": 0.8}).promote
+
+
+def test_promotion_is_done_or_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whichever rename the process dies at, `current` is a whole model."""
+    model = tmp_path / "model"
+    model.mkdir()
+    store = tmp_path / "promoted"
+    store.mkdir()
+
+    def weights(text: str) -> Path:
+        (model / "weights").write_text(text)
+        return model
+
+    promote(store, weights("first"), {"number": 1})
+    promote(store, weights("second"), {"number": 2})
+    assert [(store / link / "weights").read_text() for link in ("current", "former")] == ["second", "first"]
+    real = os.replace
+    for dies_at in range(3):
+        renames = iter(range(10))
+
+        def replace(source: Path, target: Path, renames=renames, dies_at: int = dies_at) -> None:
+            if next(renames) == dies_at:
+                raise KeyboardInterrupt
+            real(source, target)
+
+        monkeypatch.setattr(promotion.os, "replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            promote(store, weights("third"), {"number": 3})
+        assert (store / "current/weights").read_text() == "second"
+        assert read_record(store)["number"] == 2  # type: ignore[index]
+        assert (store / "former/weights").read_text() in ("first", "second")
+    monkeypatch.setattr(promotion.os, "replace", real)
+    promote(store, weights("third"), {"number": 3})
+    assert [(store / link / "weights").read_text() for link in ("current", "former")] == ["third", "second"]
+    folders = [path for path in store.iterdir() if path.is_dir() and not path.is_symlink()]
+    assert len(folders) == 2
+
+
+def test_another_model_is_measured_on_the_workspaces_data(project: Repository, tmp_path: Path) -> None:
+    evaluation = read_evaluation(project.folder, "multi")
+    assert (evaluation.model, evaluation.metrics) == ("models/multi", "metrics/multi.json")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "model.json").write_text('{"error": 0.05}')
+    before = (project.folder / "metrics/multi.json").read_text()
+    assert measure(project.folder, evaluation, other, Processes(), print)["error_2d_fraction"] == 0.05
+    assert (project.folder / "metrics/multi.json").read_text() == before
+    assert not list((project.folder / ".dvc/tmp").glob("measure-*"))
+    with pytest.raises(ValueError, match="expected stage evaluate@none"):
+        read_evaluation(project.folder, "none")
+
+
+def test_processes_in_finds_this_test() -> None:
+    """The checks above would see a process that stayed."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], cwd="/tmp", start_new_session=True)
+    try:
+        time.sleep(0.2)
+        assert any("time.sleep(60)" in " ".join(command) for command in processes_in(Path("/tmp")))
+        assert psutil.pid_exists(child.pid)
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait()
