@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,7 @@ from pipelines.shards import ShardError
 from pipelines.shards.manifest import ShardEntry
 
 DEFAULT_GIB = 50.0
+ABANDONED_S = 24 * 3600  # no fetch is still at work on a file that has not grown for so long
 
 
 def cache_folder() -> Path:
@@ -91,7 +93,11 @@ class ShardCache:
             partial.unlink(missing_ok=True)
 
     def _prune(self, keep: Path) -> None:
-        """Remove those used longest ago until the rest is within the limit."""
+        """Remove those used longest ago until the rest is within the limit, and what processes that were killed left unfinished."""
+        for path in self.folder.glob(".*.partial"):
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > ABANDONED_S:
+                    path.unlink()
         found = []
         for path in self.folder.glob("*.tar"):
             with suppress(FileNotFoundError):  # removed by another process

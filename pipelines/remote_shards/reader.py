@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+import queue
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pipelines.remote_shards.cache import ShardCache, cache_folder, cache_limit_bytes
@@ -21,15 +23,16 @@ class RemoteShardReader(ShardReader):
     Raises ShardError for a folder without manifest, a shard that is not what its manifest says, credentials or packages that are missing.
     """
 
+    max_open_files = 32  # the disk has room again only when nobody has a shard open that the cache let go of
+
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         self._cache = ShardCache(cache_folder(), cache_limit_bytes())
-        self._pool: ThreadPoolExecutor | None = None
-        self._ahead: dict[int, Future[None]] = {}
+        self._ahead: _Ahead | None = None
         super().__init__(self.url)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "_pool": None, "_ahead": {}}
+        return {**super().__getstate__(), "_ahead": None}
 
     def _load_manifest(self) -> Manifest:
         where = f"{self.url}/{MANIFEST}"
@@ -45,17 +48,35 @@ class RemoteShardReader(ShardReader):
 
     def prefetch(self, shards: Iterable[int]) -> None:
         """Fetch shards that will be read soon, in this order, in the background; what goes wrong is raised when they are read."""
-        if self._pool is None or self._pool_of != os.getpid():  # threads do not come along when a process is forked
-            self._pool, self._pool_of, self._ahead = ThreadPoolExecutor(AT_ONCE, "shards"), os.getpid(), {}
-        self._ahead = {shard: future for shard, future in self._ahead.items() if not future.done()}
+        if self._ahead is None or self._ahead.process != os.getpid():  # threads do not come along when a process is forked
+            self._ahead = _Ahead(self._warm)
         for shard in shards:
-            if shard not in self._ahead and shard not in self._descriptors:
-                self._ahead[shard] = self._pool.submit(self._warm, shard)
-
-    _pool_of = 0
+            if shard not in self._descriptors:
+                self._ahead.want(shard)
 
     def _warm(self, shard: int) -> None:
-        try:
+        # told by whoever reads it
+        with suppress(ShardError, OSError):
             os.close(self._open(shard))
-        except (ShardError, OSError):
-            return  # told by whoever reads it
+
+
+class _Ahead:
+    """Threads that fetch what is wanted, each shard once at a time. They end with the process, which never waits for them."""
+
+    def __init__(self, fetch: Callable[[int], None]):
+        self.process = os.getpid()
+        self._wanted: queue.Queue[int] = queue.Queue()
+        self._waiting: set[int] = set()
+        for number in range(AT_ONCE):
+            threading.Thread(target=self._work, args=(fetch,), name=f"shards-{number}", daemon=True).start()
+
+    def want(self, shard: int) -> None:
+        if shard not in self._waiting:
+            self._waiting.add(shard)
+            self._wanted.put(shard)
+
+    def _work(self, fetch: Callable[[int], None]) -> None:
+        while True:
+            shard = self._wanted.get()
+            fetch(shard)
+            self._waiting.discard(shard)

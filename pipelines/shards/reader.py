@@ -29,11 +29,12 @@ _DECODERS: dict[str, Callable[[bytes], Any]] = {
     schema.MASK: schema.decode_mask,
     schema.META: schema.decode_meta,
 }
-MAX_OPEN_FILES = 256  # of one reader: a quarter of what a process may usually open
 
 
 class ShardReader:
     """The samples of one folder of shards, by index. ShardError (naming file and member) for whatever is wrong with it."""
+
+    max_open_files = 256  # a quarter of what a process may usually open
 
     def __init__(self, folder: str | Path) -> None:
         self.folder: str | Path = folder if "://" in str(folder) else Path(folder)
@@ -166,7 +167,7 @@ class ShardReader:
 
     def _descriptor(self, shard: int) -> int:
         if shard not in self._descriptors:
-            if len(self._descriptors) >= MAX_OPEN_FILES:
+            if len(self._descriptors) >= self.max_open_files:
                 os.close(self._descriptors.pop(next(iter(self._descriptors))))
             self._descriptors[shard] = self._open(shard)
         return self._descriptors[shard]
