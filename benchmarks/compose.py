@@ -3,7 +3,8 @@
     python benchmarks/compose.py [--source SHARDS] [--canvas PX] [--scenes N] [--rounds N] [--wall N]
 
 Both sides do the same scenes in turn, a few at a time; the least CPU time of the rounds counts for each few, since other work on the
-machine only ever adds to it. Then scenes are written by one process and by two, and memory is looked at on the way.
+machine only ever adds to it. Then scenes are written to shards by one process and by two, in turns: once started, by the times at which
+shards were finished, and with their start. Memory is looked at on the way.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -43,7 +45,8 @@ def main() -> None:
     parser.add_argument("--min-hands", type=int, default=3, help="least number of hands of a scene that has any")
     parser.add_argument("--scenes", type=int, default=120)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--wall", type=int, default=600, help="scenes written by one process and by two; 0: none")
+    parser.add_argument("--wall", type=int, default=2400, help="scenes written by one process and by two; 0: none")
+    parser.add_argument("--wall-rounds", type=int, default=3)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -52,7 +55,7 @@ def main() -> None:
         measure_floor(config, source, arguments.scenes, arguments.rounds)
         measure_memory(config, source)
         if arguments.wall:
-            measure_writing(config, source, Path(folder))
+            measure_writing(config, source, Path(folder), arguments.wall_rounds)
 
 
 def scene_config(canvas_px: int, min_hands: int, num_scenes: int) -> SceneSetConfig:
@@ -121,19 +124,29 @@ def least_times(functions: dict[str, Callable[[int], None]], count: int, rounds:
     return {name: sum(took for (key, _), took in least.items() if key == name) / count for name in functions}
 
 
-def measure_writing(config: SceneSetConfig, source: Path, folder: Path) -> None:
+def measure_writing(config: SceneSetConfig, source: Path, folder: Path, rounds: int) -> None:
     """Whole shards, with their labels and checksums, as the stage writes them."""
     data = source.parents[2]
-    took: dict[int, list[float]] = {1: [], 2: []}
-    for round_ in range(3):
-        for workers in took:
+    whole, steady = {1: 0.0, 2: 0.0}, {1: 0.0, 2: 0.0}
+    for round_ in range(rounds):
+        for workers in whole:
             plan = make_plan("train", config, data)
             plan = replace(plan, target=folder / f"{round_}-{workers}", work=folder / f"{round_}-{workers}.partial")
             started = time.perf_counter()
             build_shards(plan, num_workers=workers, description=f"{workers} process{'es' if workers > 1 else ''}")
-            took[workers].append(time.perf_counter() - started)
-    one, two = (config.num_scenes / min(took[workers]) for workers in (1, 2))
-    print(f"written to shards: {one:.1f} scenes/s by one process, {two:.1f} by two ({two / one:.2f} x), their start included")
+            whole[workers] = max(whole[workers], config.num_scenes / (time.perf_counter() - started))
+            steady[workers] = max(steady[workers], steady_rate(plan.target, workers, config.scenes_per_shard))
+            shutil.rmtree(plan.target)
+    for name, rate in (("once started", steady), ("with their start", whole)):
+        print(f"written to shards, {name}: {rate[1]:.1f} scenes/s by one process, {rate[2]:.1f} by two: {rate[2] / rate[1]:.2f} x")
+
+
+def steady_rate(folder: Path, workers: int, scenes_per_shard: int) -> float:
+    """Scenes a second from the time on at which as many shards as processes were finished, to the last."""
+    finished = sorted(shard.stat().st_mtime for shard in folder.glob("*.tar"))
+    if len(finished) < 4 * workers:
+        raise SystemExit(f"--wall: expected at least {4 * workers * scenes_per_shard} scenes, got {len(finished) * scenes_per_shard}")
+    return (len(finished) - workers) * scenes_per_shard / (finished[-1] - finished[workers - 1])
 
 
 def measure_memory(config: SceneSetConfig, source: Path) -> None:
