@@ -2,22 +2,35 @@
 
 import json
 import os
+import random
+import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
+import cv2
 import pytest
 from safetensors.torch import load_file
-from training_runs import ROOT, change_params, copy_project, curve, environment, make_project, start, train, without_time
+from training_runs import ROOT, Forks, change_params, copy_project, curve, make_project, start, train, without_time
 
 from pipelines.config import load_params
+from pipelines.train import main
 from pipelines.training.optimization import lr_factor
 
-STEPS = 16
-SAME = ("models/crop/model.safetensors", "models/crop/model.json", "logs/crop/plots/metrics/train/loss.tsv")
+STEPS, NUM_KILLS = 12, 5
+SAME = (
+    "models/crop/model.safetensors",
+    "models/crop/model.json",
+    "logs/crop/plots/metrics/train/loss.tsv",
+    "logs/crop/plots/metrics/validation/recall.tsv",
+)
+
+
+@pytest.fixture(scope="module")
+def forks():
+    with Forks() as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -25,15 +38,18 @@ def workspace(tmp_path_factory) -> Path:
     """A project in which `python -m pipelines.train` runs: it saves and logs every step, and validates now and then."""
     folder = tmp_path_factory.mktemp("training") / "project"
     small = {"steps": STEPS, "batch_size": 2, "input_px": 32, "checkpoint_every": 1}
-    return make_project(folder, **small, validate_every=8, validate_samples=3, loss={"render_images": 2})
+    return make_project(folder, **small, validate_every=6, validate_samples=2, loss={"render_images": 2})
 
 
 @pytest.fixture(scope="module")
-def trained(workspace) -> Path:
-    for stage in ("crop", "multi"):
-        result = train(workspace, stage)
-        assert result.returncode == 0, result.stderr
-    return workspace
+def trained(workspace, tmp_path_factory, forks) -> Path:
+    """Both stages in one process, the second one by the command itself."""
+    folder = copy_project(workspace, tmp_path_factory.mktemp("trained") / "project")
+    assert "wrote models/crop" in forks.train(folder, "crop")
+    result = train(folder, "multi")
+    assert result.returncode == 0, result.stderr
+    assert "wrote models/multi" in result.stdout
+    return folder
 
 
 def test_the_artefacts_of_both_stages(trained):
@@ -41,9 +57,11 @@ def test_the_artefacts_of_both_stages(trained):
         description = json.loads((trained / "models" / stage / "model.json").read_text())
         assert description["stage"] == stage
         assert description["provenance"]["images_seen"] == STEPS * 2
+        assert description["metrics"]["step"] == STEPS
         weights = load_file(trained / "models" / stage / "model.safetensors")
         assert not any("layer" in name for name in weights)  # no hand model is stored with the weights
         assert len(curve(trained, stage)) == STEPS
+        assert cv2.imread(str(trained / "logs" / stage / "validation.jpg")).shape[0] >= 256
     assert not list((trained / "checkpoints").glob("*"))  # removed when the model is written
 
 
@@ -51,74 +69,103 @@ def steps_saved(folder: Path, stage: str = "crop") -> list[int]:
     return sorted(int(path.name.split("-")[1]) for path in folder.glob(f"checkpoints/{stage}-*/step-*") if path.suffix == "")
 
 
-def run_with_kills(folder: Path, num_processes: int, num_kills: int) -> list[int]:
-    """Train the crop stage to its end with that many SIGKILLs on the way; the steps that were saved at each of them."""
-    seed = time.time_ns() % 2**32
-    script = str(Path(__file__).with_name("training_kills.py"))
-    command = [sys.executable, script, str(folder), str(num_processes), str(num_kills), str(STEPS), str(seed)]
-    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, f"seed {seed}: {result.stderr}"
-    return [int(line) for line in result.stdout.splitlines() if line.isdigit()]
+def run_with_kills(forks: Forks, folder: Path, num_processes: int, rng: random.Random) -> list[int]:
+    """Train the crop stage to its end with NUM_KILLS SIGKILLs on the way; the steps that were saved at each of them."""
+    reached = []
+    for target in sorted(rng.sample(range(1, STEPS - 2), NUM_KILLS)):
+        group = forks.start_group(folder, "crop", num_processes)
+        deadline = time.monotonic() + 200
+        while max(steps_saved(folder), default=0) < target:
+            assert all(fork.poll() is None for fork in group), group[0].said()
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.03))  # anywhere within a step, or within the writing of a checkpoint
+        for fork in rng.sample(group, num_processes):  # all of them, in any order
+            os.kill(fork.pid, signal.SIGKILL)
+        assert [fork.wait() for fork in group] == [-signal.SIGKILL] * num_processes
+        assert not (folder / "models/crop/model.safetensors").exists()
+        reached.append(max(steps_saved(folder)))
+    forks.train(folder, "crop", num_processes)
+    return reached
 
 
 @pytest.mark.parametrize("num_processes", [1, 2])
-def test_killed_at_six_random_moments_equals_uninterrupted(workspace, tmp_path, num_processes):
+def test_killed_at_random_moments_equals_uninterrupted(workspace, trained, tmp_path, forks, num_processes):
     """Bit for bit: weights, model.json, curves and validation."""
-    whole, folder = copy_project(workspace, tmp_path / "whole"), copy_project(workspace, tmp_path / "killed")
-    assert run_with_kills(whole, num_processes, 0) == []
-    reached = run_with_kills(folder, num_processes, 6)
-    assert len(reached) == 6
-    assert reached[-1] > reached[0]
-    for name in (*SAME, "logs/crop/plots/metrics/validation/recall.tsv"):
-        assert without_time(folder / name) == without_time(whole / name), (name, reached)
+    whole, folder = trained, copy_project(workspace, tmp_path / "killed")
+    if num_processes == 2:
+        whole = copy_project(workspace, tmp_path / "whole")
+        forks.train(whole, "crop", 2)
+    seed = time.time_ns() % 2**32
+    reached = run_with_kills(forks, folder, num_processes, random.Random(seed))
+    for name in SAME:
+        assert without_time(folder / name) == without_time(whole / name), (name, reached, seed)
     assert len(curve(folder, "crop")) == STEPS
 
 
-@pytest.mark.parametrize(("how", "code", "devices"), [("SIGINT", 130, "1"), ("SIGTERM", 75, "1"), ("SIGTERM", 75, "2")])
-def test_a_signal_saves_and_says_run_me_again(trained, tmp_path, how, code, devices):
-    folder = copy_project(trained, tmp_path / "copy")
+@pytest.mark.parametrize(("how", "code", "devices"), [("SIGINT", 130, 1), ("SIGTERM", 75, 1), ("SIGTERM", 75, 2)])
+def test_a_signal_saves_and_says_run_me_again(workspace, tmp_path, forks, how, code, devices):
+    """Two devices through the plain command, which starts its processes itself."""
+    folder = copy_project(workspace, tmp_path / "copy")
     change_params(folder, checkpoint_every=1000, steps=2000, validate_every=0)
-    process = start(folder, "crop", HANDNET_DEVICES=devices)
+    process = start(folder, "crop", HANDNET_DEVICES="2") if devices == 2 else forks.start(folder, "crop")
     deadline = time.monotonic() + 240
     while not list(folder.glob("logs/crop/plots/metrics/train/loss.tsv")):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, getattr(signal, how))
-    _, err = process.communicate(timeout=240)
-    assert process.returncode == code, err
+    if devices == 2:
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == code, said
+    else:
+        assert process.wait() == code, process.said()
+        said = process.said()
     (step,) = steps_saved(folder)
-    assert f"stopped at step {step} of 2000; the same command goes on from there" in err
-    assert "Traceback" not in err
-    assert "failed" not in err
+    assert f"stopped at step {step} of 2000; the same command goes on from there" in said
+    assert "Traceback" not in said
+    assert "failed" not in said
 
 
-def test_another_learning_rate_does_not_resume(trained, tmp_path):
-    folder = copy_project(trained, tmp_path / "copy")
-    process = start(folder, "crop")
+def test_another_learning_rate_does_not_resume(workspace, trained, tmp_path, forks):
+    folder = copy_project(workspace, tmp_path / "copy")
+    process = forks.start(folder, "crop")
     while not steps_saved(folder):
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.said()
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate(timeout=240)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
     change_params(folder, lr=0.005, steps=2, validate_every=0)
-    result = train(folder, "crop")
-    assert result.returncode == 0, result.stderr
-    assert "resuming" not in result.stdout + result.stderr
-    assert "is of another run and is left alone: config.lr: now 0.005, there 0.001" in result.stdout + result.stderr
+    said = forks.train(folder, "crop")
+    assert "resuming" not in said
+    assert "is of another run and is left alone: config.lr: now 0.005, there 0.001" in said
     assert (folder / "models/crop/model.safetensors").read_bytes() != (trained / "models/crop/model.safetensors").read_bytes()
 
 
-def test_errors_are_one_line(trained, tmp_path):
-    folder = copy_project(trained, tmp_path / "copy")
-    result = train(folder, "multi")  # before the crop stage
-    assert result.returncode == 1
-    assert result.stderr.strip().splitlines()[-1] == "error: models/crop/model.safetensors: not found; train the crop stage first"
-    shutil.rmtree(folder / "data/ingest")
-    result = train(folder, "crop")
-    assert result.returncode == 1
-    assert "manifest.json: not found" in result.stderr
-    assert "Traceback" not in result.stderr
+def test_errors_are_one_line(workspace, tmp_path, monkeypatch, capsys):
+    folder = copy_project(workspace, tmp_path / "copy")
+    monkeypatch.chdir(folder)
+
+    def error_of(*arguments: str) -> tuple[int, str]:
+        code = main([*arguments])
+        return code, capsys.readouterr().err.strip().splitlines()[-1]
+
+    assert error_of("both") == (2, "usage: python -m pipelines.train crop|multi")
+    # the multi stage before the crop stage
+    assert error_of("multi") == (1, "error: models/crop/model.safetensors: not found; train the crop stage first")
+    for value in ("0", "x"):
+        monkeypatch.setenv("HANDNET_DEVICES", value)
+        assert error_of("crop") == (1, f"error: HANDNET_DEVICES: expected a whole number from 1 on, got {value!r}")
+    monkeypatch.setenv("HANDNET_DEVICES", "1")
+    monkeypatch.setenv("RANK", "1")
+    shutil.rmtree("data/ingest")
+    code, line = error_of("crop")
+    assert code == 1
+    assert re.match(r"process 1: error: .*manifest\.json: not found", line)
+    change_params(folder, lr=-1.0)
+    code, line = error_of("crop")
+    assert code == 2
+    assert "train.crop.lr" in line
 
 
 def test_schedules():

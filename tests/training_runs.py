@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
+import uuid
 from pathlib import Path
 
 from fake_batches import with_boxes_as_mask
@@ -84,6 +88,72 @@ def train(folder: Path, stage: str, **variables: str) -> subprocess.CompletedPro
     process = start(folder, stage, **variables)
     out, err = process.communicate(timeout=300)
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+class Forks:
+    """Starts `pipelines.train` again and again at the price of one import; a context."""
+
+    def __enter__(self) -> Forks:
+        script = str(Path(__file__).with_name("training_forks.py"))
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self._server = subprocess.Popen([sys.executable, script], env=environment(), **pipes)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.communicate(timeout=60)
+
+    def ask(self, **job: object) -> int | None:
+        self._server.stdin.write(json.dumps(job) + "\n")
+        self._server.stdin.flush()
+        return json.loads(self._server.stdout.readline())
+
+    def start(self, folder: Path, stage: str, **variables: str) -> Fork:
+        out = folder.with_name(f"{folder.name}-output-{uuid.uuid4().hex}")
+        return Fork(self, self.ask(folder=str(folder), stage=stage, environment=variables, out=str(out)), out)
+
+    def start_group(self, folder: Path, stage: str, num: int) -> list[Fork]:
+        """One process, or `num` that are told what torchrun would tell them."""
+        if num == 1:
+            return [self.start(folder, stage)]
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            world = {"WORLD_SIZE": num, "LOCAL_WORLD_SIZE": num, "MASTER_PORT": free.getsockname()[1], "MASTER_ADDR": "127.0.0.1"}
+        world |= {"TORCHELASTIC_RUN_ID": "test"}
+        return [
+            self.start(folder, stage, **{name: str(value) for name, value in {**world, "RANK": rank, "LOCAL_RANK": rank}.items()})
+            for rank in range(num)
+        ]
+
+    def train(self, folder: Path, stage: str, num: int = 1) -> str:
+        """To the end, without an error; what was said."""
+        forks = self.start_group(folder, stage, num)
+        codes = [fork.wait() for fork in forks]
+        said = "\n".join(fork.said() for fork in forks)
+        assert codes == [0] * num, said
+        return said
+
+
+class Fork:
+    """A process that Forks started; `code` is its exit code once it has ended, minus the signal's number if it was killed."""
+
+    def __init__(self, forks: Forks, pid: int, out: Path):
+        self.forks, self.pid, self.out = forks, pid, out
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            self.code = self.forks.ask(ended=self.pid)
+        return self.code
+
+    def wait(self, timeout_s: float = 300) -> int:
+        deadline = time.monotonic() + timeout_s
+        while self.poll() is None:
+            assert time.monotonic() < deadline, self.said()
+            time.sleep(0.01)
+        return self.code
+
+    def said(self) -> str:
+        return self.out.read_text()
 
 
 def curve(folder: Path, stage: str, term: str = "loss") -> list[float]:
