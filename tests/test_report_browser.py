@@ -107,6 +107,26 @@ def test_meshes_turn_zoom_and_come_back(page: Path, tab: Browser) -> None:
     assert tab.problems == []
 
 
+def test_two_fingers_zoom(page: Path, tab: Browser) -> None:
+    tab.problems.clear()
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=True, maxTouchPoints=2)
+    tab.open(page, 390, 844, dark=False, touch=True)
+    tab.value("document.getElementById('viewer-behind').click()")
+    choose(tab, "viewer-colors", "side")
+    first = canvas_pixels(tab)
+    x, y = tab.value(f"(() => {{ const b = {CANVAS}.getBoundingClientRect(); return [b.left + b.width / 2, b.top + b.height / 2]; }})()")
+    scrolled = tab.value("scrollY")
+    for kind, apart in (("touchStart", 120), ("touchMove", 90), ("touchMove", 60), ("touchEnd", None)):
+        points = [] if apart is None else [{"x": x - apart, "y": y, "id": 0}, {"x": x + apart, "y": y, "id": 1}]
+        tab.call("Input.dispatchTouchEvent", type=kind, touchPoints=points)
+    ground = first[0, 0]
+    before, after = ((np.abs(pixels - ground).sum(-1) > 20).mean() for pixels in (first, canvas_pixels(tab)))
+    tab.call("Emulation.setTouchEmulationEnabled", enabled=False)
+    assert after < 0.6 * before
+    assert tab.value("scrollY") == scrolled  # the page stays where it is
+    assert tab.problems == []
+
+
 def test_every_scene_can_be_chosen(page: Path, tab: Browser) -> None:
     tab.problems.clear()
     tab.open(page, 1000, 900, dark=True)
