@@ -32,6 +32,7 @@ EVERY_STAGE = [
     "evaluate@crop",
     "evaluate@multi",
     "submit@freihand",
+    "speed",
     "report",
 ]
 DATA_STAGES = {"ingest@procedural", "compose@train", "compose@eval"}
