@@ -304,8 +304,9 @@ def test_a_network_that_diverged_is_told(tmp_path, mean_hand):
     def diverged(sample, frame):
         return [replace(truth(sample.hands[0], frame.affine, frame.K), keypoints_px=np.full((21, 2), np.nan))]
 
-    with pytest.raises(ValueError, match="finite"):
+    with pytest.raises(ValueError, match="000000: keypoints_px: expected finite predictions"):
         run(tmp_path, samples, CropOracle(samples, diverged), mean_hand, config())
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_files_are_the_same_every_time_and_nothing_half_written_stays(tmp_path, mean_hand):

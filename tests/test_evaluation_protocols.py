@@ -26,8 +26,11 @@ from handnet.skeleton import STD_TO_HO3D
 from pipelines import evaluate
 from pipelines.config import load_params
 from pipelines.datasets.registry import find_adapter
-from pipelines.evaluation.frames import frames_of
+from pipelines.datasets.sample import MASK_IGNORE
+from pipelines.evaluation.frames import Frame, frames_of
 from pipelines.evaluation.labels import is_measurable
+from pipelines.evaluation.predicted import gather
+from pipelines.evaluation.silhouettes import overlap
 from pipelines.preset import preset_path
 from pipelines.shards import ShardReader
 
@@ -77,7 +80,9 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
             if name in WRITERS and not (root / "datasets" / name).exists():
                 WRITERS[name](root / "datasets" / name)
             data = find_adapter(name).open(getattr(config, name), split, root / "cache" / name)
-            write_shards(root / f"data/ingest/{name}/{split}", [data.sample(i) for i in range(min(len(data), 6))])
+            write_shards(
+                root / f"data/ingest/{name}/{split}", [data.sample(i) for i in range(min(len(data), 2 if name == "egohands" else 6))]
+            )
         write_shards(root / "data/ingest/procedural/train", make_crops(12, seed=1))
         for stage in ("crop", "multi"):
             write_model(root / "models" / stage)
@@ -289,3 +294,34 @@ def test_masks_are_compared_with_rendered_silhouettes() -> None:
     assert "error_2d_px" not in metrics["ours"]  # there are no keypoints
     assert config.protocol == "masks"
     assert metrics["mean_hand"] == {}
+
+
+def test_silhouettes_where_nothing_is_labelled_or_nothing_found() -> None:
+    layer = Predictor.load("models/multi").layer
+    hand = next(crops("freihand-crop"))[2]
+    one = gather([Frame(image=np.zeros((64, 64, 3), np.uint8), K=hand.K, affine=np.eye(2, 3), centers_px=None)], [[hand]])
+    none = one.chosen(np.zeros(1, bool))
+    mask = np.zeros((64, 64), np.uint8)
+    for predicted in (one, none):
+        for score_threshold in (0.0, 1.1):  # drawn together, and alone
+            found = overlap(predicted, mask, 0, score_threshold, layer)
+            assert found.ious.shape == (len(predicted), 0)
+            assert found.num_both == 0
+            assert (found.num_either > 0) == (len(predicted) == 1 and score_threshold == 0.0)
+    # where the pixels are ignored there is nothing to compare
+    assert overlap(one, np.full_like(mask, MASK_IGNORE), 1, 0.0, layer).num_either == 0
+    silhouette = overlap(one, mask, 0, 0.0, layer).num_either
+    mask[:] = 1
+    both = overlap(one, mask, 1, 0.0, layer)
+    np.testing.assert_allclose(both.ious, [[silhouette / mask.size]])
+    assert (both.num_both, both.num_either) == (silhouette, mask.size)
+
+
+def test_given_sides_must_fit_the_given_centres() -> None:
+    predictor = Predictor.load("models/crop")
+    images, centers = np.zeros((1, 64, 64, 3), np.uint8), [np.array([[32.0, 32.0]])]
+    for sides, message in (([np.array([0, 1])], "one for each of centers_px"), ([np.array([2])], r"0 \(left\) or 1 \(right\)")):
+        with pytest.raises(ValueError, match=f"sides: expected {message}"):
+            predictor.predict(images, None, centers, sides=sides)
+    with pytest.raises(ValueError, match="sides: expected one for each of centers_px"):
+        predictor.predict(images, sides=[np.array([0])])

@@ -171,6 +171,9 @@ def _predict(
 
 def _matched(image: _Waiting, predictions: list[list[Any]], config: EvaluationConfig, layer: HandLayer | None) -> EvaluatedImage:
     predicted = gather(image.frames, predictions)
+    for name in ("score", "center_px", "keypoints_px", "keypoints_m", "vertices_m"):
+        if not np.isfinite(getattr(predicted, name)).all():
+            raise ValueError(f"{image.key}: {name}: expected finite predictions, got NaN or infinite ones; has the training diverged?")
     if config.centers == "true" and len(image.hands) != len(predicted):
         raise ValueError(f"{image.key}: expected one prediction for each of {len(image.hands)} given centres, got {len(predicted)}")
     silhouettes = None
