@@ -17,7 +17,6 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from pipelines.config import IngestConfig, ProceduralConfig, load_params  # noqa: E402
-from pipelines.datasets.procedural import Procedural  # noqa: E402
 from pipelines.datasets.sample import HandSample  # noqa: E402
 from pipelines.shards import ShardReader  # noqa: E402
 from pipelines.shards.build import Plan, build_shards  # noqa: E402
@@ -37,6 +36,9 @@ class NoisyHands:
         return self
 
     def sample(self, index: int) -> HandSample:
+        # torch, which this needs, would be loaded by every process of a benchmark that is started anew
+        from pipelines.datasets.procedural import Procedural
+
         sample = Procedural(self.config, "train").sample(index)
         noise = np.random.default_rng(index).normal(0, self.noise, sample.image.shape)
         return replace(sample, image=np.clip(sample.image + noise, 0, 255).astype(np.uint8))
