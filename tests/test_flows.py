@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,9 +49,8 @@ def test_a_deployment_runs_the_graph(server: Server) -> None:
 
 
 def test_a_second_run_skips_everything(server: Server) -> None:
-    started = time.monotonic()
     done = server.finished(server.start("train-multi/local"))
-    assert time.monotonic() - started < 20
+    assert done.total_run_time.total_seconds() < 20
     wait_for(lambda: server.states(done) == dict.fromkeys(STAGES, "Skipped"), 10, lambda: str(server.states(done)))
 
 
@@ -106,7 +104,7 @@ def test_a_schedule_starts_a_run(server: Server) -> None:
         return [run for run in runs if run.auto_scheduled]
 
     try:
-        wait_for(scheduled, 60, server.log)
+        wait_for(scheduled, 180, server.log)
     finally:
         server.prefect("deployment", "schedule", "clear", "train-multi/local", "--accept-yes")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import sys
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,7 +49,6 @@ def test_the_whole_chain_by_its_deployment(server: Server) -> None:
     assert json.loads((project.folder / "metrics/multi.json").read_text())["ours"]
     assert (project.folder / "reports/index.html").is_file()
 
-    started = time.monotonic()
     again = server.finished(server.start("train-multi/local"))
-    assert time.monotonic() - started < 20
+    assert again.total_run_time.total_seconds() < 20
     wait_for(lambda: server.states(again) == dict.fromkeys(stages, "Skipped"), 10, lambda: str(server.states(again)))
