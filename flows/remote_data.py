@@ -87,18 +87,16 @@ def choose(workspace: Path, remote: str | None = None) -> str | None:
             raise ValueError(f"{REMOTE_VARIABLE}: expected a URL without user and password, which belong in the environment or a block")
         _dvc(workspace, None, "remote", "add", "--quiet", "--local", "--force", "--default", OF_RUN, wanted)
         return OF_RUN
+    from dvc.config import Config
+
+    config = Config(dvc_dir=str(workspace / ".dvc"))
     if not wanted:
-        return _default(workspace)
-    listed = [line.split()[0] for line in _dvc(workspace, None, "remote", "list").splitlines() if line.strip()]
-    if wanted not in listed:
-        raise ValueError(f"{REMOTE_VARIABLE}: expected a URL, or one of the remotes {listed} of .dvc/config, got {wanted!r}")
+        return config["core"].get("remote") or None
+    known = sorted(config["remote"])
+    if wanted not in known:
+        raise ValueError(f"{REMOTE_VARIABLE}: expected a URL, or one of the remotes {known} of .dvc/config, got {wanted!r}")
     _dvc(workspace, None, "config", "--local", "core.remote", wanted)
     return wanted
-
-
-def _default(workspace: Path) -> str | None:
-    result = _run(workspace, None, "config", "core.remote")
-    return result.stdout.strip() or None if result.returncode == 0 else None
 
 
 def _dvc(workspace: Path, credentials: Mapping[str, str] | None, *arguments: str) -> str:
