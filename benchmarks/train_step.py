@@ -87,7 +87,7 @@ def measure(stage: str, steps: int, rounds: int) -> None:
     bare_optimizer = torch.optim.AdamW([p for p in bare_task.parameters() if p.requires_grad], lr=1e-5, fused=True)
     feed = Feed(TrainingBatches(longer, 0, whole_image=stage == "multi"), longer.batch_size, 0)
     items = iter(feed)
-    prepared = [part for parts in islice(items, steps) for part in parts]
+    prepared = [part.to(fabric.device) for parts in islice(items, steps) for part in parts]
 
     def bare() -> float:
         return timed(lambda: [bare_step(bare_task, bare_optimizer, batch) for batch in prepared])
