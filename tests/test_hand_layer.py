@@ -37,8 +37,9 @@ def naive_hand(
     tips = {
         "model": model.tips[side],
         "manopth": (745, 317, 444 if side else 445, 556, 673),
-        "freihand": (744, 320, 443, 555, 672),
-        "ho3d": (744, 333, 444, 555, 672),
+        # MANO's 555 and 672 are not at the free hand's fingertips, so it keeps its own
+        "freihand": (744, 320, 443, 556, 673),
+        "ho3d": (744, 333, 444, 556, 673),
         "smplx": (744, 320, 443, 554, 671),
         "interhand": (745, 317, 445, 556, 673),
     }[convention]

@@ -19,7 +19,7 @@ from handnet.hand.layer_checks import check_input, check_posed, in_layer_dtype
 from handnet.hand.posing import pose_hands
 from handnet.hand.schema import NUM_FACES, NUM_JOINTS, NUM_POSE
 from handnet.hand.skinning import Rig
-from handnet.skeleton import JOINT_CONVENTIONS, MANO_TO_STD, STD_TO_MANO, convention_index
+from handnet.skeleton import JOINT_CONVENTIONS, MANO_TO_STD, STD_TO_MANO, JointConvention, convention_index
 
 _MIRROR: Final = np.array([[-1.0, 1.0, 1.0], [1.0, 1.0, 1.0]])
 _MANO_OF_STD: Final = tuple(MANO_TO_STD.tolist())
@@ -30,6 +30,22 @@ class HandOutput(NamedTuple):
 
     vertices: Float[Tensor, "n 778 3"]
     joints: Float[Tensor, "n 21 3"]
+
+
+MAX_TIP_GAP_M = 0.02
+
+
+def tip_vertices(model: HandModel, convention: JointConvention) -> NDArray[np.int64]:
+    """(2, 5) vertex ids of the fingertips by side.
+
+    The conventions' ids are MANO's: where a model's vertex of that number is not at its fingertip (the free hand numbers
+    the ring and the little finger otherwise), the model's own id takes its place.
+    """
+    if convention.tips is None:
+        return model.tips
+    sides = np.arange(2)[:, None]
+    gap_m = np.linalg.norm(model.v_template[sides, convention.tips] - model.v_template[sides, model.tips], axis=2)
+    return np.where(gap_m > MAX_TIP_GAP_M, model.tips, convention.tips)
 
 
 class HandLayer(nn.Module):
@@ -63,7 +79,7 @@ class HandLayer(nn.Module):
         self._add("J_regressor", regressor[:1] if np.array_equal(*regressor) else regressor)  # (1 or 2, 16, 778)
         self._add("hands_mean", model.hands_mean)  # (2, 45)
         self._add("hands_components", model.hands_components)  # (2, 45, 45)
-        self._add("tips", np.stack([model.tips if c.tips is None else c.tips for c in JOINT_CONVENTIONS.values()]))
+        self._add("tips", np.stack([tip_vertices(model, c) for c in JOINT_CONVENTIONS.values()]))
         self._add("regressed", np.array([c.regressed for c in JOINT_CONVENTIONS.values()]))
         self._add("both_faces", model.faces)
         self._add("joint_axes", model.joint_axes[1])  # (16, 3, 3) of the right hand: flexion, abduction and twist axes
