@@ -5,6 +5,7 @@ a process, in a group of its own and with its output in the file `out`, and answ
 signal's number for a process that was killed, or null while it runs.
 """
 
+import importlib
 import json
 import os
 import signal
@@ -12,9 +13,12 @@ import sys
 import traceback
 from typing import Any
 
-import pipelines.training.launching
-import pipelines.training.stage  # noqa: F401
 from pipelines.train import main
+
+# what a run imports on its way
+LATE = ("dvc.repo", "torch._decomp.decompositions", "torch._dynamo", "torch._refs")
+for name in (*LATE, "pipelines.training.launching", "pipelines.training.stage"):
+    importlib.import_module(name)
 
 
 def fork(job: dict[str, Any]) -> int:
