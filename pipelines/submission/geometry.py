@@ -85,7 +85,8 @@ def _bone_length(joints: Array) -> float:
 def _apart_findings(joints: Array, vertices: Array) -> list[Finding]:
     """Joints and vertices of other hands, or in other axes: centres apart, or fingertips away from their vertices (both std21, OpenCV)."""
     centres = np.linalg.norm(joints.mean(axis=1) - vertices.mean(axis=1), axis=1)
-    tips = np.median(np.linalg.norm(joints[:, _TIPS] - vertices[:, _TIP_VERTICES], axis=2), axis=1)
+    gaps = np.linalg.norm(joints[:, _TIPS] - vertices[:, _TIP_VERTICES], axis=2)
+    tips, most = gaps.max(axis=1), np.median(gaps, axis=1) > MAX_TIP_APART_M
     apart = float(np.median(centres))
     if apart > MAX_APART_M:
         return [Finding(f"xyz and verts: expected the same hands, got centres {apart * 100:.0f} cm apart (one of them in other axes?)")]
@@ -95,7 +96,8 @@ def _apart_findings(joints: Array, vertices: Array) -> list[Finding]:
     apart = float(np.median(tips[wrong]))
     text = f"xyz and verts: expected fingertip joints at their vertices in MANO's order, got {apart * 100:.0f} cm apart"
     where = f"in {int(wrong.sum()):,} of {len(wrong):,} samples, the first {int(np.argmax(wrong))}"
-    return [Finding(f"{text} {where} (other hands, or another order of vertices?)", is_doubt=bool(wrong.mean() <= 0.5))]
+    usual = (most | (centres > MAX_APART_M)).mean() > 0.5
+    return [Finding(f"{text} {where} (other hands, or another order of vertices?)", is_doubt=not usual)]
 
 
 def bend_towards_palm(joints: Array) -> float:
