@@ -68,18 +68,22 @@ def whole_graph(folder: Path) -> Path:
     """This project with every stage recorded as up to date: its outs are small files, so that what is measured is the graph."""
     subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
     shutil.copytree(ROOT / "flows", folder / "flows", dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-    from flows.graph import repository
+    from dvc.repo import Repo
 
-    with repository(folder) as repo:
-        for out in repo.index.outs:
-            path = Path(out.fs_path)
+    with Repo(str(folder)) as repo:
+        # some deps are folders within an out
+        for path in [Path(entry.fs_path) for entry in (*repo.index.outs, *repo.index.deps) if "pipelines" not in entry.fs_path]:
+            if path.exists() or path.name == "params.yaml":
+                continue
             if path.suffix == ".json":
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text("{}")
             else:
                 path.mkdir(parents=True, exist_ok=True)
                 (path / "file").write_text(path.name)
-    command(folder, sys.executable, "-m", "dvc", "commit", "--force")
+    recorded = subprocess.run([sys.executable, "-m", "dvc", "commit", "--force"], cwd=folder, capture_output=True, text=True)
+    if recorded.returncode != 0:
+        raise SystemExit(f"error: dvc commit: {recorded.stderr.strip()}")
     return folder
 
 
