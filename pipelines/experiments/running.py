@@ -17,7 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dvc.exceptions import DvcException
 from dvc.utils.hydra import apply_overrides
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 from ruamel.yaml import YAML
 
 from pipelines.config import PARAMS_FILE, Params, ParamsError, load_params, parse_params
@@ -49,7 +52,7 @@ def resolved(overrides: Sequence[str], path: Path = PARAMS_FILE) -> tuple[Params
             raise
         try:
             apply_overrides(copy, list(overrides))
-        except Exception as error:  # Hydra's errors have no base class of their own
+        except (HydraException, OmegaConfBaseException, DvcException) as error:
             told = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
             raise ParamsError(f"overrides: {' '.join(told.split())}") from None
         tree = YAML(typ="safe").load(copy)
