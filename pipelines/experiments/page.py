@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
+from pipelines.pages import page_environment
 from pipelines.plotting import Chart
 from pipelines.shards.manifest import write_atomic
 
@@ -17,14 +17,7 @@ _STYLE = Path(__file__).parents[1] / "reporting/templates/page.css"
 
 def render(template: str, **content: Any) -> str:
     """A template with its content; text is escaped in HTML, charts are inserted as they are."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(_TEMPLATES)
     return environment.get_template(template).render(css=Markup(_STYLE.read_text()), svg=_svg, **content)
 
 

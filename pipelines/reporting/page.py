@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from markupsafe import Markup
 
 from handnet.predict import Predictor
 from pipelines import published
 from pipelines.config import EvaluationConfig, ReportConfig, SubmissionConfig
 from pipelines.drawing import SIDE_COLORS
+from pipelines.pages import page_environment
 from pipelines.plotting import Chart
 from pipelines.progress import Progress
 from pipelines.reporting import facts
@@ -192,14 +192,7 @@ def asset_bytes(report: Report) -> dict[str, bytes]:
 
 def render(template: str, report: Report) -> str:
     """One of the templates with the report's content; text is escaped in HTML, charts are inserted as they are."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=jinja2.select_autoescape(["html"]),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = page_environment(_TEMPLATES)
     environment.filters["size"] = facts.size_text
     text = environment.get_template(template).render(
         report=report,

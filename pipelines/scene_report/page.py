@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import jinja2
 import numpy as np
 import orjson
 from markupsafe import Markup
 
 from pipelines.datasets.sample import HandSample
 from pipelines.drawing import Image, blend_mask, draw_boxes, draw_skeleton, grid
+from pipelines.pages import page_environment
 from pipelines.plotting import Chart
 from pipelines.scene_report.charts import distribution_charts, mean
 from pipelines.shards import ShardReader
@@ -91,9 +91,7 @@ def _fitted(image: Image) -> Image:
 
 
 def _render(title: str, summary: str, charts: list[Chart], pairs: list[tuple[str, str]], config: dict[str, Any]) -> str:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = page_environment(_TEMPLATES)
     return environment.get_template("page.html").render(
         title=title,
         summary=summary,
