@@ -277,20 +277,17 @@ class FromStep(torch.utils.data.Sampler[int]):
 
 def training_loader(batches: Dataset[Item], first_step: int, num_steps: int, num_workers: int) -> DataLoader[Item]:
     """Batches of the remaining steps; workers only move the work elsewhere, they change no byte."""
+    if num_workers:
+        # here, not in the workers: a forked one has OpenCV's pool without its threads, and would wait for them for ever
+        cv2.setNumThreads(1)
     return DataLoader(
         batches,
         batch_size=None,
         sampler=FromStep(first_step, num_steps),
         num_workers=num_workers,
-        worker_init_fn=_one_thread,
         prefetch_factor=4 if num_workers else None,
         pin_memory=torch.cuda.is_available(),
     )
-
-
-def _one_thread(_: int) -> None:
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
 
 
 def crop_view(sample: HandSample, hand: HandLabel, input_px: int, definition: CenterDefinition, box_scale: float | None = None) -> View:

@@ -1,6 +1,9 @@
 """Views of a sample: labels follow pixels exactly, 3D follows 2D, and a batch is a pure function of (seed, step)."""
 
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -30,6 +33,7 @@ from pipelines.loading import crop_sample, label_center, show
 from pipelines.shards import ShardReader
 from pipelines.training.batches import TrainingBatches
 
+ROOT = Path(__file__).parents[1]
 STRONG = AugmentConfig(scale=(0.8, 1.3), translate=0.1, rotate_deg=40.0, flip=0.5, color=0.3)
 
 
@@ -315,3 +319,16 @@ def test_weak_supervision_delivers_no_3d_label(stage_config):
     assert full.keypoints_m is not None
     assert full.vertices_m is not None
     assert (full.image == weak.image).all()
+
+
+def test_loader_processes_start_after_opencv_had_threads() -> None:
+    """A forked process has OpenCV's pool without its threads: whatever resizes that pool there waits for ever."""
+    program = """
+import cv2, numpy as np
+from pipelines.loading import training_loader
+cv2.setNumThreads(4)
+cv2.GaussianBlur(np.random.rand(2000, 2000, 3).astype(np.float32), (31, 31), 5)
+print(list(training_loader(list(range(9)), 0, 9, 2)))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == str(list(range(9))), done.stderr
