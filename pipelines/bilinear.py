@@ -54,38 +54,44 @@ class _Emitter:
         return self.largest(value, self.b.sub(_all(0), value))
 
     def along(self, start: Any, step: Any, last: Any, border: bool) -> tuple[Any, Any]:
-        """Pixels and 8-bit fractions (twice in a lane) of coordinates start + step * lane in 16.16 bits, reflected into 0..last."""
+        """Pixels and fractions of 16 bits of coordinates start + step * lane in 16.16 bits, reflected into 0..last."""
         b = self.b
         places = b.add(self.spread(start), b.mul(self.spread(step), ir.Constant(_INDEX, list(range(LANES)))))
         if not border:
-            fraction = b.and_(b.lshr(places, _all(8)), _all(255))
-            return b.lshr(places, _all(16)), b.or_(fraction, b.shl(fraction, _all(16)))
+            return b.lshr(places, _all(16)), b.and_(places, _all(0xFFFF))
         end = self.spread(b.shl(last, ir.Constant(_I32, 16)))
         inside = b.sub(end, self.absolute(b.sub(end, self.absolute(places))))
         pixel = self.smallest(b.ashr(inside, _all(16)), self.spread(b.sub(last, ir.Constant(_I32, 1))))
-        fraction = b.lshr(b.sub(inside, b.shl(pixel, _all(16))), _all(8))  # 0..256: the last pixel is the right of a pair
-        return pixel, b.or_(fraction, b.shl(fraction, _all(16)))
+        return pixel, b.sub(inside, b.shl(pixel, _all(16)))  # 0..65536: the last pixel is the right of a pair
 
-    def between(self, one: Any, other: Any, fraction: Any) -> Any:
-        """Bytes in words, mixed: words with eight bits after the point."""
-        rest = self.b.sub(_all(256, _WORDS), fraction)
-        return self.b.add(self.b.mul(one, rest), self.b.mul(other, fraction))
+    def twice(self, fraction: Any) -> Any:
+        """A fraction as the words of both channels of its pixel."""
+        return self.words(self.b.or_(fraction, self.b.shl(fraction, _all(16))))
 
-    def gather(self, addresses: Any) -> Any:
+    def high(self, one: Any, other: Any) -> Any:
+        """The upper halves of the words' products. Written as a widened product, it is not seen to be one instruction."""
+        name, found = f"llvm.umul.fix.v{2 * LANES}i16", self.b.module.globals
+        function = found.get(name) or ir.Function(self.b.module, ir.FunctionType(_WORDS, [_WORDS, _WORDS, _I32]), name)
+        return self.b.call(function, [one, other, ir.Constant(_I32, 16)])
+
+    def gather(self, base: Any, index: Any) -> Any:
+        """Each pixel at base + 4 * index and its neighbour."""
         name, found = "llvm.masked.gather.v8i64.v8p0", self.b.module.globals
         arguments = [_ADDRESSES, _I32, ir.VectorType(_I1, LANES // 2), _PAIRS]
         function = found.get(name) or ir.Function(self.b.module, ir.FunctionType(_PAIRS, arguments), name)
         everywhere = _all(1, ir.VectorType(_I1, LANES // 2))
-        pairs = self.b.call(function, [self.b.inttoptr(addresses, _ADDRESSES), ir.Constant(_I32, 4), everywhere, _all(0, _PAIRS)])
+        # one base and 32-bit steps are what the processor's own instruction takes
+        addresses = self.b.gep(self.b.inttoptr(base, ir.PointerType(_I32)), [index], source_etype=_I32)
+        addresses.type = _ADDRESSES  # llvmlite takes it for the type of a single one
+        pairs = self.b.call(function, [addresses, ir.Constant(_I32, 4), everywhere, _all(0, _PAIRS)])
         return self.b.bitcast(pairs, _INDEX)
 
     def toned(self, value: Any, tone: Any) -> Any:
         """Words with eight bits after the point to bytes in words: value * gain + offset, in 0..255. tone: offset << 16 | gain."""
-        b, wide = self.b, ir.VectorType(_I32, 2 * LANES)
+        b = self.b
         low, high = b.trunc(tone, _I32), b.trunc(b.lshr(tone, ir.Constant(_I64, 32)), _I32)
         gain, offset = self.words(self.spread(low)), self.words(self.spread(high))
-        product = b.trunc(b.lshr(b.mul(b.zext(value, wide), b.zext(gain, wide)), _all(16, wide)), _WORDS)
-        scaled = b.ashr(b.add(product, offset), _all(_TONE_BITS, _WORDS))
+        scaled = b.ashr(b.add(self.high(value, gain), offset), _all(_TONE_BITS, _WORDS))
         return self.smallest(self.largest(scaled, _all(0, _WORDS)), _all(255, _WORDS))
 
 
@@ -103,21 +109,24 @@ def _emit_block(b: Any, arguments: Any, border: bool) -> None:
     column, across = e.along(x, dx, right, border)
     row, down = e.along(y, dy, bottom, border)
     index = b.add(b.mul(row, e.spread(width)), column)
-    next_row = e.spread(b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)), _PAIRS)
+    next_row = b.add(source, b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)))
+    down = b.lshr(down, _all(8))
     halves = []
     for first in (0, LANES // 2):
-        some = b.zext(e.shuffle(index, index, list(range(first, first + LANES // 2))), _PAIRS)
-        addresses = b.add(e.spread(source, _PAIRS), b.shl(some, _all(2, _PAIRS)))
-        upper, lower = e.gather(addresses), e.gather(b.add(addresses, next_row))
-        fraction = e.words(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
-        even = e.between(e.words(b.and_(upper, _all(0x00FF00FF))), e.words(b.and_(lower, _all(0x00FF00FF))), fraction)
-        odd = e.between(b.lshr(e.words(upper), _all(8, _WORDS)), b.lshr(e.words(lower), _all(8, _WORDS)), fraction)
-        halves.append([b.lshr(b.add(part, _all(128, _WORDS)), _all(8, _WORDS)) for part in (even, odd)])
+        some = e.shuffle(index, index, list(range(first, first + LANES // 2)))
+        upper, lower = e.gather(source, some), e.gather(next_row, some)
+        fraction = e.twice(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
+        rest = b.sub(_all(256, _WORDS), fraction)
+        even = [e.words(b.and_(line, _all(0x00FF00FF))) for line in (upper, lower)]
+        odd = [b.lshr(e.words(line), _all(8, _WORDS)) for line in (upper, lower)]
+        halves.append([b.add(b.mul(above, rest), b.mul(below, fraction)) for above, below in (even, odd)])  # 8 bits after the point
+    fraction = e.twice(e.smallest(across, _all(0xFFFF)) if border else across)
+    rest = b.sub(_all(0xFFFF, _WORDS), fraction)
     channels = []
     for part, tone in ((0, red_blue), (1, green)):
         pairs = [b.bitcast(half[part], _INDEX) for half in halves]
         left, beside = (e.words(e.shuffle(pairs[0], pairs[1], [2 * lane + side for lane in range(LANES)])) for side in (0, 1))
-        channels.append(e.toned(e.between(left, beside, e.words(across)), tone))
+        channels.append(e.toned(b.add(e.high(left, rest), e.high(beside, fraction)), tone))
     pixels = b.bitcast(b.or_(channels[0], b.shl(channels[1], _all(8, _WORDS))), ir.VectorType(_I8, 4 * LANES))
     packed = e.shuffle(pixels, pixels, [4 * lane + channel for lane in range(LANES) for channel in range(3)])
     b.store(packed, b.inttoptr(out, ir.PointerType(packed.type)), align=1)
