@@ -54,8 +54,11 @@ lint: setup  ## ruff and mypy
 	python -m ruff check .
 	python -m mypy handnet pipelines flows
 
+# one more than there are cores: tests of servers wait much of their time
+TEST_PROCESSES := $(shell cores=$$(nproc); echo $$((cores < 4 ? cores + 1 : 4)))
+
 test: lint  ## lint, then the whole test suite
-	python -m pytest -n logical --maxprocesses 4 --dist loadfile
+	python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 demo: setup  ## the whole chain on the embedded default: data, training, evaluation, submission, report
 	@python -m pipelines.preset --check

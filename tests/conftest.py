@@ -16,10 +16,32 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 # Several test processes share the cores: a second thread of each would mostly wait, and spin while it does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files that start servers, clusters or whole chains, longest first: they mostly wait, so the many short ones run beside them.
+LONG = (
+    "test_flows_chain",
+    "test_experiments_e2e",
+    "test_flows",
+    "test_cluster_server",
+    "test_pipeline_e2e",
+    "test_training",
+    "test_cluster_nodes",
+    "test_datasets_e2e",
+    "test_pipeline_e2e_datasets",
+    "test_training_parts",
+    "test_report",
+    "test_report_browser",
+    "test_executors_cluster",
+)
+
 # Modules whose shapes are checked at every call; the others check their arguments themselves, with a ValueError, or are compiled by numba.
 # This must come before anything imports handnet.
 CHECKED = ["handnet.losses", "handnet.network", "handnet.centers", "handnet.task", "handnet.camera"]
 install_import_hook(CHECKED, "beartype.beartype")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The long files first; within a file the order stays."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
 
 
 @pytest.fixture
