@@ -118,7 +118,7 @@ def run_plan(plan: Plan, surroundings: Surroundings, processes: Processes) -> di
     try:
         for stage in plan.stages:
             if stage.name not in plan.outdated:
-                futures[stage.name] = skip_stage.with_options(name=stage.name).submit()
+                futures[stage.name] = skip_stage.with_options(name=stage.name, task_run_name=stage.name).submit()
         for stage in plan.stages:
             if stage.name in plan.outdated:
                 after = [futures[name] for name in stage.needs if name in plan.outdated]

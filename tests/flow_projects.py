@@ -198,7 +198,7 @@ class Server:
     def task_runs(self, run: FlowRun) -> dict[str, TaskRun]:
         """The run's stages by name. The server writes them down a little later than the run's end."""
         found = self.client.read_task_runs(flow_run_filter=FlowRunFilter.model_validate({"id": {"any_": [run.id]}}))
-        return {task.name.rsplit("-", 1)[0] if task.name.rsplit("-", 1)[0] in STAGES else task.name: task for task in found}
+        return {task.name: task for task in found}
 
     def states(self, run: FlowRun) -> dict[str, str]:
         return {name: task.state_name or "" for name, task in self.task_runs(run).items()}

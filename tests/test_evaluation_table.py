@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_evaluation_stages import write_model
 
+from handnet.hand.layer import tip_vertices
+from handnet.hand.resolve import resolve_hand
 from handnet.metrics import AUC_THRESHOLDS_M, Matches, auc, average_precision, pck
 from handnet.predict import Predictor
 from handnet.skeleton import FINGERTIP_VERTICES, JOINT_CONVENTIONS, MANO_TO_STD
@@ -164,6 +166,7 @@ def test_strata_are_those_of_plain_loops() -> None:
 def test_predictions_under_another_joint_convention(tmp_path: Path) -> None:
     write_model(tmp_path / "model")
     model = Predictor.load(tmp_path / "model")
+    hand = resolve_hand("free")
     images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), dtype=np.uint8)
     centers = [np.array([[20.0, 30.0], [40.0, 30.0]]), np.zeros((0, 2))]
     (own, nothing) = model.predict(images, None, centers)
@@ -183,8 +186,8 @@ def test_predictions_under_another_joint_convention(tmp_path: Path) -> None:
                 np.testing.assert_allclose(after.keypoints_m[kinematic], before.keypoints_m[kinematic], atol=2e-6)
             if convention.regressed:
                 regressor = model.layer.J_regressor[min(before.side, len(model.layer.J_regressor) - 1)].numpy()
-                assert convention.tips is not None
-                joints = np.concatenate([regressor @ before.vertices_m, before.vertices_m[convention.tips[before.side]]])[MANO_TO_STD]
+                tips = before.vertices_m[tip_vertices(hand, convention)[before.side]]  # the free hand's own where MANO's lie elsewhere
+                joints = np.concatenate([regressor @ before.vertices_m, tips])[MANO_TO_STD]
                 np.testing.assert_allclose(after.keypoints_m, joints, atol=1e-6)
             pixels = after.keypoints_m @ after.K.T
             np.testing.assert_allclose(after.keypoints_px, pixels[:, :2] / pixels[:, 2:], atol=1e-2)
