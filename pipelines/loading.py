@@ -28,6 +28,12 @@ Item = TypeVar("Item")
 DATA_ROOT = Path("data")
 # The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
 WINDOW_JITTER = 1.2
+# what is read of a sample: with or without its 3D labels, with or without its mask
+_MEMBERS = {
+    (labels_3d, mask): (*schema.REQUIRED, *(schema.KEYPOINTS_3D, schema.VERTICES) * labels_3d, *(schema.MASK,) * mask)
+    for labels_3d in (False, True)
+    for mask in (False, True)
+}
 _scratch = threading.local()
 _free: deque[NDArray[np.uint8]] = deque(maxlen=8)  # memory of batches' images
 
@@ -36,8 +42,9 @@ _free: deque[NDArray[np.uint8]] = deque(maxlen=8)  # memory of batches' images
 class Source:
     """One image and its N hands as arrays, before it is shown: what a batch is made of, without a HandSample's checks.
 
-    image: JPEG bytes, or (H,W,3) uint8. size_px: H, W. Labels as HandSample's; a hand without one has rows of NaN in keypoints_m
-    (N,21,3) or vertices_m (N,778,3), which are None where no hand has them.
+    image: JPEG bytes, or (H,W,3) uint8. size_px: H, W. keypoints (N,21,3): x, y in pixels, and above 0.5 where visible. Other labels
+    as HandSample's; a hand without one has rows of NaN in keypoints_m (N,21,3) or vertices_m (N,778,3), which are None where no
+    hand has them.
     """
 
     key: str
@@ -45,8 +52,7 @@ class Source:
     size_px: tuple[int, int]
     K: NDArray[np.float64]
     side: list[int]
-    keypoints_px: NDArray[np.float32]
-    visible: NDArray[np.bool_]
+    keypoints: NDArray[np.float32]
     box_px: NDArray[np.float32]
     keypoints_m: NDArray[np.float32] | None
     vertices_m: NDArray[np.float32] | None
@@ -56,14 +62,14 @@ class Source:
     def of(sample: HandSample) -> Source:
         """A sample's."""
         hands = sample.hands
+        keypoints = [np.concatenate([hand.keypoints_px, hand.visible[:, None]], 1) for hand in hands]
         return Source(
             key=sample.key,
             image=sample.image,
             size_px=(sample.height_px, sample.width_px),
             K=sample.K,
             side=[hand.side for hand in hands],
-            keypoints_px=np.array([hand.keypoints_px for hand in hands], np.float32).reshape(-1, NUM_KEYPOINTS, 2),
-            visible=np.array([hand.visible for hand in hands], np.bool_).reshape(-1, NUM_KEYPOINTS),
+            keypoints=np.array(keypoints, np.float32).reshape(-1, NUM_KEYPOINTS, 3),
             box_px=np.array([hand.box_px for hand in hands], np.float32).reshape(-1, 4),
             keypoints_m=_rows([hand.keypoints_m for hand in hands], NUM_KEYPOINTS),
             vertices_m=_rows([hand.vertices_m for hand in hands], NUM_VERTICES),
@@ -73,25 +79,21 @@ class Source:
     @staticmethod
     def read(reader: ShardReader, index: int, *, labels_3d: bool, mask: bool) -> Source:
         """Sample `index` of a folder of shards; without labels_3d and mask these members stay unread. ShardError as reader.read's."""
-        optional = (schema.KEYPOINTS_3D, schema.VERTICES) * labels_3d + (schema.MASK,) * mask
-        there = [suffix for suffix in optional if reader.has_member(index, suffix)]
-        members = reader.read_members(index, [schema.IMAGE, schema.META, schema.KEYPOINTS, *there])
+        key, members = reader.read_present(index, _MEMBERS[labels_3d, mask])
         try:
             meta = schema.decode_meta(members[schema.META])
-            keypoints = schema.decode_array(members[schema.KEYPOINTS])
-            labels = {suffix: schema.decode_array(members[suffix]) for suffix in there if suffix != schema.MASK}
+            hands = meta["hands"]
             return Source(
-                key=reader.key(index),
+                key=key,
                 image=members[schema.IMAGE],
                 size_px=(int(meta["height"]), int(meta["width"])),
                 K=np.array(meta["K"], np.float64),
-                side=[SIDES.index(hand["side"]) for hand in meta["hands"]],
-                keypoints_px=keypoints[..., :2],
-                visible=keypoints[..., 2] > 0.5,
-                box_px=np.array([hand["box"] for hand in meta["hands"]], np.float32).reshape(-1, 4),
-                keypoints_m=labels.get(schema.KEYPOINTS_3D),
-                vertices_m=labels.get(schema.VERTICES),
-                mask=schema.decode_mask(members[schema.MASK]) if schema.MASK in there else None,
+                side=[SIDES.index(hand["side"]) for hand in hands],
+                keypoints=schema.decode_array(members[schema.KEYPOINTS]),
+                box_px=np.array([hand["box"] for hand in hands], np.float32).reshape(-1, 4),
+                keypoints_m=schema.decode_array(members[schema.KEYPOINTS_3D]) if schema.KEYPOINTS_3D in members else None,
+                vertices_m=schema.decode_array(members[schema.VERTICES]) if schema.VERTICES in members else None,
+                mask=schema.decode_mask(members[schema.MASK]) if schema.MASK in members else None,
             )
         except schema.DECODE_ERRORS:
             reader.read(index, labels_3d=labels_3d, mask=mask)  # takes longer, and says what is wrong with which member
@@ -118,9 +120,7 @@ def _rows(values: Sequence[NDArray[np.float32] | None], num_points: int) -> NDAr
     return np.stack([missing if value is None else value for value in values])
 
 
-def label_centers(
-    keypoints_px: NDArray[np.floating], visible: NDArray[np.bool_], definition: CenterDefinition
-) -> NDArray[np.float64]:
+def label_centers(keypoints_px: NDArray[np.floating], visible: NDArray[np.bool_], definition: CenterDefinition) -> NDArray[np.float64]:
     """(M,2) centres of hands with keypoints (M,21,2), those of visible (M,21) where there are any: `hand_centers` without tensors."""
     if definition == "root":
         return keypoints_px[:, ROOT].astype(np.float64)
@@ -173,10 +173,11 @@ def make_batch(
     counts = [len(source.side) for source in sources]
     index = np.repeat(np.arange(len(sources)), counts)
     affine = views.affine[index]
-    moved = np.concatenate([source.keypoints_px for source in sources]) @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
+    given = np.concatenate([source.keypoints for source in sources])
+    moved = given[..., :2] @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
     keypoints = moved.astype(np.float32)
     inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
-    visible = np.concatenate([source.visible for source in sources]) & inside
+    visible = (given[..., 2] > 0.5) & inside
     centers = label_centers(keypoints, visible, "keypoints")
     kept: NDArray[np.bool_] = np.all((centers >= 0) & (centers < input_px), axis=-1)
     places = np.concatenate([np.arange(count) for count in counts])  # of each hand in its image
@@ -191,7 +192,7 @@ def make_batch(
     return HandBatch(
         image=image.permute(0, 3, 1, 2),  # channels last in memory
         K=torch.from_numpy(views.K.astype(np.float32)),
-        mask=_masks(sources, views, input_px, np.split(kept, np.cumsum(counts)[:-1])),
+        mask=_masks(sources, views, input_px, kept),
         has_mask=torch.tensor([source.mask is not None for source in sources], dtype=torch.bool),
         counts=tuple(num_kept.tolist()),
         image_index=torch.from_numpy(index[kept]),
@@ -246,14 +247,17 @@ def _labels_3d(
     return (torch.from_numpy(points) if there.any() else None), torch.from_numpy(there)
 
 
-def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: Sequence[NDArray[np.bool_]]) -> torch.Tensor | None:
+def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: NDArray[np.bool_]) -> torch.Tensor | None:
     """(B,S,S) instance ids: those of kept hands count on, other hands' pixels are to be ignored. None if no image has a mask."""
     if all(source.mask is None for source in sources):
         return None
     masks = np.zeros((len(sources), input_px, input_px), np.uint8)
-    for source, affine, own, out in zip(sources, views.affine, kept, masks, strict=True):
+    end = 0
+    for source, affine, out in zip(sources, views.affine, masks, strict=True):
+        start, end = end, end + len(source.side)
         if source.mask is None:
             continue
+        own = kept[start:end]
         warped = warp_mask(source.mask, affine, input_px)
         values = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the source -> in the batch
         values[0] = 0

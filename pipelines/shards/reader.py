@@ -8,6 +8,7 @@ from __future__ import annotations
 import bisect
 import hashlib
 import os
+import sys
 from collections.abc import Callable, Iterable
 from functools import cache
 from itertools import accumulate
@@ -94,6 +95,11 @@ class ShardReader:
         if missing:
             raise ShardError(f"{self._where(shard, row)}.{missing[0]}: no such member")
         return found
+
+    def read_present(self, index: int, suffixes: Iterable[str]) -> tuple[str, dict[str, bytes]]:
+        """The key of sample `index`, and the bytes of those of the named members that it has."""
+        shard, row = self._locate(index)
+        return self._index(shard).keys[row], self._read_row(shard, row, suffixes)
 
     def read(self, index: int, *, labels_3d: bool, image: bool = True, mask: bool = True, vertices: bool = True) -> HandSample:
         """Sample `index`.
@@ -186,26 +192,25 @@ class ShardReader:
         """{suffix: bytes} of those members the sample has."""
         members = self._index(shard)
         offsets, sizes = members.offsets[row].tolist(), members.sizes[row].tolist()
-        columns = []
+        spans = []
+        first, last = sys.maxsize, 0
         for suffix in suffixes:
-            if suffix not in _COLUMNS:
+            column = _COLUMNS.get(suffix)
+            if column is None:
                 raise ShardError(f"{self.folder}: unknown member {suffix!r}; expected one of {list(_COLUMNS)}")
-            if sizes[_COLUMNS[suffix]] >= 0:
-                columns.append(_COLUMNS[suffix])
-        if not columns:
+            if sizes[column] >= 0:
+                start, end = offsets[column], offsets[column] + sizes[column]
+                first, last = start if start < first else first, end if end > last else last
+                spans.append((suffix, start, end))
+        if not spans:
             return {}
         # a sample's members lie side by side, so that one read takes less time than one of each
-        first = min(offsets[column] for column in columns)
-        data = os.pread(self._descriptor(shard), max(offsets[column] + sizes[column] for column in columns) - first, first)
-        found = {}
-        for column in columns:
-            start = offsets[column] - first
-            member = data[start : start + sizes[column]]
-            if len(member) != sizes[column]:
-                where = f"{self._where(shard, row)}.{schema.SUFFIXES[column]}"
-                raise ShardError(f"{where}: truncated: expected {sizes[column]} bytes, got {len(member)}")
-            found[schema.SUFFIXES[column]] = member
-        return found
+        data = os.pread(self._descriptor(shard), last - first, first)
+        if len(data) != last - first:
+            suffix, start, end = next(span for span in spans if span[2] - first > len(data))
+            got = max(0, len(data) - (start - first))
+            raise ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {end - start} bytes, got {got}")
+        return {suffix: data[start - first : end - first] for suffix, start, end in spans}
 
 
 @cache

@@ -99,8 +99,8 @@ class TrainingBatches(Dataset[HandBatch]):
         if rows:
             drawn = draws if config.box_scale is not None else np.zeros(len(draws))
             hands = [(sources[i], int(drawn[i] * len(sources[i].side))) for i in rows]
-            keypoints, visible = (np.stack([getattr(source, name)[hand] for source, hand in hands]) for name in ("keypoints_px", "visible"))
-            centers[rows] = label_centers(keypoints, visible, config.center)
+            keypoints = np.stack([source.keypoints[hand] for source, hand in hands])
+            centers[rows] = label_centers(keypoints[..., :2], keypoints[..., 2] > 0.5, config.center)
             if config.box_scale is not None:
                 boxes = np.stack([source.box_px[hand] for source, hand in hands])
                 zoom[rows] = box_zoom(boxes, config.box_scale, config.input_px)
