@@ -30,17 +30,25 @@ def find_known(mask: NDArray[np.uint8], known: NDArray[np.uint8]) -> None:
     What is too thin to have an inside, such as a finger two pixels wide, is trusted as it is.
     """
     height, width = mask.shape
+    inner = width - 2
     core = np.zeros((height, width), np.uint8)
+    column = np.empty(width, np.uint8)
+    # rows as a whole, then what lies beside: loops without a branch or an index that could be negative, for the compiler's vectors
     for i in range(1, height - 1):
-        for j in range(1, width - 1):
-            above = mask[i - 1, j - 1] & mask[i - 1, j] & mask[i - 1, j + 1]
-            beside = mask[i, j - 1] & mask[i, j] & mask[i, j + 1]
-            core[i, j] = above & beside & mask[i + 1, j - 1] & mask[i + 1, j] & mask[i + 1, j + 1]
+        above, row, below = mask[i - 1], mask[i], mask[i + 1]
+        for j in range(width):
+            column[j] = above[j] & row[j] & below[j]
+        left, middle, right, out = column[:inner], column[1 : inner + 1], column[2:], core[i, 1 : inner + 1]
+        for j in range(inner):
+            out[j] = left[j] & middle[j] & right[j]
     for i in range(1, height - 1):
-        for j in range(1, width - 1):
-            above = core[i - 1, j - 1] | core[i - 1, j] | core[i - 1, j + 1]
-            near = above | core[i, j - 1] | core[i, j] | core[i, j + 1] | core[i + 1, j - 1] | core[i + 1, j] | core[i + 1, j + 1]
-            known[i, j] = core[i, j] | (mask[i, j] & (255 - near))
+        above, row, below = core[i - 1], core[i], core[i + 1]
+        for j in range(width):
+            column[j] = above[j] | row[j] | below[j]
+        left, middle, right, out = column[:inner], column[1 : inner + 1], column[2:], known[i, 1 : inner + 1]
+        trusted, own = core[i, 1 : inner + 1], mask[i, 1 : inner + 1]
+        for j in range(inner):
+            out[j] = trusted[j] | (own[j] & ~(left[j] | middle[j] | right[j]))
 
 
 @numba.njit(cache=True, nogil=True)
@@ -50,16 +58,19 @@ def carry_outward(pixels: NDArray[np.uint32], known: NDArray[np.uint8], reach: i
     pixels (h,w) uint32. known (h,w) uint8: not 0 where the colour is known; it is used up.
     """
     height, width = known.shape
-    rows = np.empty(known.size, np.int32)
-    columns = np.empty(known.size, np.int32)
-    edge = np.zeros(width, np.uint8)
+    flat, colors = known.reshape(-1), pixels.reshape(-1)
+    queue = np.empty(known.size, np.uint32)  # unsigned: no index is looked at for being negative
+    inner = width - 2
+    edge = np.zeros(inner, np.uint8)
     end = 0
     for i in range(1, height - 1):
-        for j in range(1, width - 1):
-            edge[j] = known[i, j] & ~(known[i - 1, j] & known[i + 1, j] & known[i, j - 1] & known[i, j + 1])
-        for j in range(1, width - 1):
+        above, below = known[i - 1, 1 : inner + 1], known[i + 1, 1 : inner + 1]
+        left, middle, right = known[i, :inner], known[i, 1 : inner + 1], known[i, 2:]
+        for j in range(inner):
+            edge[j] = middle[j] & ~(above[j] & below[j] & left[j] & right[j])
+        for j in range(inner):
             if edge[j] != 0:
-                rows[end], columns[end] = i, j
+                queue[end] = i * width + j + 1
                 end += 1
     for i in range(height):  # a fence: nothing is carried beyond it
         known[i, 0] = known[i, width - 1] = 255
@@ -69,14 +80,14 @@ def carry_outward(pixels: NDArray[np.uint32], known: NDArray[np.uint8], reach: i
     for _ in range(reach):
         stop = end
         for place in range(start, stop):
-            i, j = rows[place], columns[place]
-            for y in range(i - 1, i + 2):
-                for x in range(j - 1, j + 2):
-                    if known[y, x] == 0:
-                        known[y, x] = 255
-                        pixels[y, x] = pixels[i, j]
-                        rows[end], columns[end] = y, x
-                        end += 1
+            at = queue[place]
+            for near in (at - width - 1, at - width, at - width + 1, at - 1, at + 1, at + width - 1, at + width, at + width + 1):
+                k = np.uint32(near)
+                if flat[k] == 0:
+                    flat[k] = 255
+                    colors[k] = colors[at]
+                    queue[end] = k
+                    end += 1
         start = stop
 
 
@@ -102,22 +113,22 @@ def lay_over(
             tone[c, value] = np.uint8(min(value * gain[c] + 0.5, 255.0))
     height, width = pixels.shape[:2]
     for i in range(height):
+        line, owners, colors = pixels[i].reshape(-1), owner[y + i, x : x + width], image[y + i, x : x + width].reshape(-1)
         for j in range(width):
-            opacity = np.int32(pixels[i, j, 3])
-            if opacity == 0:
+            alpha = np.uint32(line[4 * j + 3])
+            if alpha == 0:
                 continue
-            row, column = y + i, x + j
-            if opacity == 255:
+            if alpha == 255:
                 for c in range(3):
-                    image[row, column, c] = tone[c, pixels[i, j, c]]
+                    colors[3 * j + c] = tone[c, line[4 * j + c]]
             else:
                 for c in range(3):
-                    mixed = np.int32(image[row, column, c]) * (255 - opacity) + np.int32(tone[c, pixels[i, j, c]]) * opacity + 128
-                    image[row, column, c] = (mixed + (mixed >> 8)) >> 8  # a division by 255, rounded to the nearest
-            if opacity >= 128:
-                shown[owner[row, column]] -= 1
+                    mixed = colors[3 * j + c] * (255 - alpha) + tone[c, line[4 * j + c]] * alpha + 128
+                    colors[3 * j + c] = (mixed + (mixed >> 8)) >> 8  # a division by 255, rounded to the nearest
+            if alpha >= 128:
+                shown[owners[j]] -= 1
                 shown[number] += 1
-                owner[row, column] = number
+                owners[j] = number
 
 
 @numba.njit(cache=True, nogil=True)

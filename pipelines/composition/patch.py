@@ -85,7 +85,8 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     """
     assert sample.mask is not None
     label = sample.hands[hand]
-    mask = (sample.mask == hand + 1).view(np.uint8) * np.uint8(255)
+    number = float(hand + 1)  # OpenCV's own stubs know of no numbers here
+    mask = np.asarray(cv2.compare(sample.mask, number, cv2.CMP_EQ), np.uint8)  # type: ignore[call-overload]
     box = mask_box(mask)
     x0, y0, side = crop_square(label, box, square.side)
     scale = square.side / side

@@ -183,7 +183,7 @@ def decode_meta(data: bytes) -> dict[str, Any]:
 
 def _is_missing(array: NDArray) -> bool:
     """Whether a hand has no such label: NaN throughout."""
-    return bool(np.isnan(array.flat[0])) and bool(np.isnan(array).all())
+    return math.isnan(array.item(0)) and bool(np.isnan(array).all())
 
 
 def decode_hands(where: str, meta: Mapping[str, Any], keypoints: NDArray, arrays_3d: Mapping[str, NDArray]) -> tuple[HandLabel, ...]:
