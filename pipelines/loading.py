@@ -6,8 +6,9 @@ import math
 import threading
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -28,9 +29,9 @@ Item = TypeVar("Item")
 DATA_ROOT = Path("data")
 # The heads are trained on windows that are wrong by up to this factor, since at inference the window is predicted.
 WINDOW_JITTER = 1.2
-# what is read of a sample: with or without its 3D labels, with or without its mask
+# what is read of a sample beside its image: with or without its 3D labels, with or without its mask
 _MEMBERS = {
-    (labels_3d, mask): (*schema.REQUIRED, *(schema.KEYPOINTS_3D, schema.VERTICES) * labels_3d, *(schema.MASK,) * mask)
+    (labels_3d, mask): (schema.META, schema.KEYPOINTS, *(schema.KEYPOINTS_3D, schema.VERTICES) * labels_3d, *(schema.MASK,) * mask)
     for labels_3d in (False, True)
     for mask in (False, True)
 }
@@ -42,13 +43,13 @@ _free: deque[NDArray[np.uint8]] = deque(maxlen=8)  # memory of batches' images
 class Source:
     """One image and its N hands as arrays, before it is shown: what a batch is made of, without a HandSample's checks.
 
-    image: JPEG bytes, or (H,W,3) uint8. size_px: H, W. keypoints (N,21,3): x, y in pixels, and above 0.5 where visible. Other labels
-    as HandSample's; a hand without one has rows of NaN in keypoints_m (N,21,3) or vertices_m (N,778,3), which are None where no
-    hand has them.
+    image: what reads the JPEG, or (H,W,3) uint8. size_px: H, W. keypoints (N,21,3): x, y in pixels, and above 0.5 where visible. Other
+    labels as HandSample's; a hand without one has rows of NaN in keypoints_m (N,21,3) or vertices_m (N,778,3), which are None where
+    no hand has them.
     """
 
     key: str
-    image: bytes | NDArray[np.uint8]
+    image: Callable[[], bytes] | NDArray[np.uint8]
     size_px: tuple[int, int]
     K: NDArray[np.float64]
     side: list[int]
@@ -85,7 +86,8 @@ class Source:
             hands = meta["hands"]
             return Source(
                 key=key,
-                image=members[schema.IMAGE],
+                # read right before it is decoded: the bytes of a whole batch would leave the processor's cache in between
+                image=partial(reader.read_member, index, schema.IMAGE),
                 size_px=(int(meta["height"]), int(meta["width"])),
                 K=np.array(meta["K"], np.float64),
                 side=[SIDES.index(hand["side"]) for hand in hands],
@@ -106,10 +108,10 @@ class Source:
         if room.size < height * width * 4:
             room = _scratch.pixels = np.empty(height * width * 4, np.uint8)
         pixels: NDArray[np.uint8] = room[: height * width * 4].reshape(height, width, 4)
-        if isinstance(self.image, bytes):
-            schema.decode_image_into(self.image, pixels)
-        else:
+        if isinstance(self.image, np.ndarray):
             cv2.cvtColor(self.image, cv2.COLOR_RGB2RGBA, dst=pixels)
+        else:
+            schema.decode_image_into(self.image(), pixels)
         return pixels
 
 

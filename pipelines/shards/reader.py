@@ -96,6 +96,10 @@ class ShardReader:
             raise ShardError(f"{self._where(shard, row)}.{missing[0]}: no such member")
         return found
 
+    def read_member(self, index: int, suffix: str) -> bytes:
+        """The bytes of one member; ShardError if it is not there."""
+        return self.read_members(index, (suffix,))[suffix]
+
     def read_present(self, index: int, suffixes: Iterable[str]) -> tuple[str, dict[str, bytes]]:
         """The key of sample `index`, and the bytes of those of the named members that it has."""
         shard, row = self._locate(index)
