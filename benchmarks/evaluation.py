@@ -94,7 +94,7 @@ def measure(hands: list[HandLabel], num: int, whole: bool, folder: Path) -> tupl
             hand = hands[number % NUM_POSES]
             found = predicted(hand, rng)
             started = time.process_time()
-            match = match_keypoints(found.keypoints_px, found.score, [hand], config.match_threshold) if whole else match_given(1)
+            match = match_keypoints(found.keypoints_px, found.score, [hand], config.min_similarity) if whole else match_given(1)
             evaluator.add(
                 EvaluatedImage(
                     key=f"{number:06d}",

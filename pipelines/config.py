@@ -264,7 +264,7 @@ class EvaluationConfig(Section):
     centers: Literal["true", "predicted"]
     batch_size: PositiveInt
     score_threshold: Fraction
-    match_threshold: Fraction  # a detection matches when its keypoint error is below this share of the hand's size
+    min_similarity: Annotated[float, Field(gt=0, le=1)]  # of a detection and its hand: keypoint similarity, or IoU where masks match
     max_samples: PositiveInt | None
 
 

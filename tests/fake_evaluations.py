@@ -26,7 +26,7 @@ def config(**changes):
         "centers": "true",
         "batch_size": 4,
         "score_threshold": 0.3,
-        "match_threshold": 0.5,
+        "min_similarity": 0.1,
         "max_samples": None,
     }
     return EvaluationConfig(**{**values, **changes})

@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from scipy.spatial.distance import cdist
 from test_evaluation_stages import write_model
 
+from handnet.metrics import SIGMAS
 from handnet.predict import Predictor
 from handnet.rendering import zbuffer
 from handnet.skeleton import STD_TO_HO3D
@@ -50,7 +51,7 @@ def write_params() -> None:
     params["ingest"]["ho3d"]["val_sequences"] = ["SM2"]
     for own in params["evaluate"].values():
         # an untrained network sees hands everywhere and nowhere: let all of them count, matched or not
-        own |= {"mean_hand_data": "ingest/procedural/train", "batch_size": 3, "score_threshold": 0.0, "match_threshold": 1.0}
+        own |= {"mean_hand_data": "ingest/procedural/train", "batch_size": 3, "score_threshold": 0.0, "min_similarity": 1e-300}
     text = StringIO()
     YAML().dump(params, text)
     Path("params.yaml").write_text(text.getvalue())
@@ -196,7 +197,7 @@ def test_whole_images_are_searched_for_hands(key: str, protocol: str) -> None:
     config = load_params().evaluate[key]
     assert (config.protocol, config.centers) == (protocol, "predicted")
     reader, predictor = ShardReader(Path("data") / config.data), Predictor.load("models/multi")
-    expected: dict[str, list] = {"found": [], "score": [], "labelled": [], "error_2d_px": []}
+    expected: dict[str, list] = {"found": [], "score": [], "labelled": [], "error_2d_px": [], "similarity": []}
     for number in range(len(reader)):
         sample = reader.read(number, labels_3d=True)
         hands = [hand for hand in sample.hands if is_measurable(hand)]
@@ -205,26 +206,29 @@ def test_whole_images_are_searched_for_hands(key: str, protocol: str) -> None:
         free, taken = dict(enumerate(hands)), {}
         for i in sorted(range(len(found)), key=lambda i: -found[i].score):
             points = (found[i].keypoints_px - frame.affine[:, 2]) @ np.linalg.inv(frame.affine[:, :2]).T
-            errors = {}
+            candidates = {}
             for n, hand in free.items():
                 counted = np.ones(21, bool) if hand.keypoints_m is not None else hand.visible
-                error = np.linalg.norm(points - hand.keypoints_px, axis=1)[counted].mean()
-                errors[n] = error, error / np.ptp(hand.keypoints_px[counted], axis=0).max()
-            best = min(errors, key=lambda n: errors[n][1], default=None)
-            if best is not None and errors[best][1] < 1.0:
-                taken[best] = i, errors[best][0]
+                distances = np.linalg.norm(points - hand.keypoints_px, axis=1)[counted]
+                spread = 2 * SIGMAS[counted] * np.ptp(hand.keypoints_px[counted], axis=0).max()
+                candidates[n] = np.exp(-((distances / spread) ** 2) / 2).mean(), distances.mean()
+            best = max(candidates, key=lambda n: candidates[n][0], default=None)
+            if best is not None and candidates[best][0] >= config.min_similarity:
+                taken[best] = i, *candidates[best]
                 del free[best]
         for n in range(len(hands)):
-            i, error = taken.get(n, (None, np.nan))
+            i, similarity, error = taken.get(n, (None, np.nan, np.nan))
             expected["labelled"].append(True)
             expected["found"].append(i is not None)
             expected["score"].append(np.nan if i is None else found[i].score)
             expected["error_2d_px"].append(error)
-        for i in sorted(set(range(len(found))) - {i for i, _ in taken.values()}, key=lambda i: -found[i].score):
+            expected["similarity"].append(similarity)
+        for i in sorted(set(range(len(found))) - {i for i, *_ in taken.values()}, key=lambda i: -found[i].score):
             expected["labelled"].append(False)
             expected["found"].append(False)
             expected["score"].append(found[i].score)
             expected["error_2d_px"].append(np.nan)
+            expected["similarity"].append(np.nan)
     assert any(expected["found"])
     for name, values in expected.items():
         np.testing.assert_allclose(table[name].astype(float), np.array(values, float), rtol=2e-3, atol=1e-3, err_msg=name)

@@ -16,6 +16,9 @@ from handnet.metrics import (
     precision_recall,
 )
 
+# similarity of one keypoint is then exp(-2 (d / size)^2): half a hand away is 0.61
+FOUR, FIVE = np.full(4, 0.25), np.full(5, 0.25)
+
 
 def square(x, y, side=10.0):
     """Four keypoints of a hand of the given size at (x, y)."""
@@ -32,14 +35,14 @@ def naive_match(predicted, scores, targets, labelled, threshold):
     for detections, score, hands, known in zip(predicted, scores, targets, labelled, strict=True):
         free, pairs = set(range(len(hands))), []
         for d in sorted(range(len(detections)), key=lambda i: -score[i]):
-            best, best_error = None, math.inf
+            best, best_similarity = None, -math.inf
             for h in sorted(free):
                 points = [i for i in range(hands.shape[1]) if known[h, i]]
                 size = max(max(hands[h, i, axis] for i in points) - min(hands[h, i, axis] for i in points) for axis in (0, 1))
-                error = sum(math.dist(detections[d, i], hands[h, i]) for i in points) / len(points) / size
-                if error < best_error:
-                    best, best_error = h, error
-            if best is not None and best_error < threshold:
+                similarity = sum(math.exp(-2 * (math.dist(detections[d, i], hands[h, i]) / size) ** 2) for i in points) / len(points)
+                if similarity > best_similarity:
+                    best, best_similarity = h, similarity
+            if best is not None and best_similarity >= threshold:
                 free.remove(best)
                 pairs.append((d, best))
         result.append(sorted(pairs))
@@ -102,7 +105,8 @@ def test_each_hand_is_found_once_and_the_higher_score_takes_it():
         [np.array([0.5, 0.9, 0.7])],
         [hand[None]],
         labels_of([hand[None]]),
-        match_threshold=0.5,
+        min_similarity=0.6,
+        sigmas=FOUR,
     )
     np.testing.assert_array_equal(matches.hand_of_detection, [-1, 0, -1])
     np.testing.assert_array_equal(matches.detection_of_hand, [1])
@@ -112,11 +116,12 @@ def test_each_hand_is_found_once_and_the_higher_score_takes_it():
     assert precision_recall(matches.above(0.95)) == (pytest.approx(float("nan"), nan_ok=True), 0.0)
 
 
-def test_the_match_threshold_is_a_share_of_the_hand_size_and_strict():
+def test_similarity_is_relative_to_the_hands_size_and_reaching_the_threshold_is_enough():
     hand = square(0, 0, side=10.0)
-    for shift, found in ((4.99, True), (5.0, False)):
+    for size, shift, found in ((1, 4.99, True), (1, 5.01, False), (3, 14.99, True), (3, 15.01, False), (1, 0.0, True)):
+        large, least = hand[None] * size, 1.0 if shift == 0 else math.exp(-0.5)
         matches = match_detections(
-            [hand[None] + np.array([shift, 0])], [np.ones(1)], [hand[None]], labels_of([hand[None]]), match_threshold=0.5
+            [large + np.array([shift, 0])], [np.ones(1)], [large], labels_of([large]), min_similarity=least, sigmas=FOUR
         )
         assert (matches.detection_of_hand[0] >= 0) == found
 
@@ -124,18 +129,19 @@ def test_the_match_threshold_is_a_share_of_the_hand_size_and_strict():
 def test_a_second_detection_may_take_the_next_nearest_hand():
     hands = np.stack([square(0, 0), square(3, 0)])
     detections = np.stack([square(1, 0), square(1, 0)])
-    matches = match_detections([detections], [np.array([0.9, 0.8])], [hands], labels_of([hands]), match_threshold=0.5)
+    matches = match_detections([detections], [np.array([0.9, 0.8])], [hands], labels_of([hands]), min_similarity=0.5, sigmas=FOUR)
     np.testing.assert_array_equal(matches.hand_of_detection, [0, 1])
 
 
 def test_images_without_hands_or_without_detections():
     hand, none = square(0, 0)[None], np.zeros((0, 4, 2))
-    matches = match_detections([none, hand, none], [[], [0.4], []], [hand, none, none], labels_of([hand, none, none]), match_threshold=0.5)
+    targets = [hand, none, none]
+    matches = match_detections([none, hand, none], [[], [0.4], []], targets, labels_of(targets), min_similarity=0.5, sigmas=FOUR)
     assert precision_recall(matches) == (0.0, 0.0)
     assert average_precision(matches) == 0.0
     np.testing.assert_array_equal(matches.image_of_hand, [0])
     np.testing.assert_array_equal(matches.image_of_detection, [1])
-    empty = match_detections([], [], [], [], match_threshold=0.5)
+    empty = match_detections([], [], [], [], min_similarity=0.5)
     assert all(math.isnan(value) for value in (*precision_recall(empty), average_precision(empty)))
 
 
@@ -153,8 +159,8 @@ def test_matching_and_ap_follow_the_loop(seed):
         predicted.append(detections)
         labelled.append(known)
         scores.append(rng.permutation(100)[: len(detections)] / 100)
-    matches = match_detections(predicted, scores, targets, labelled, match_threshold=0.7)
-    expected = naive_match(predicted, scores, targets, labelled, 0.7)
+    matches = match_detections(predicted, scores, targets, labelled, min_similarity=0.4, sigmas=FIVE)
+    expected = naive_match(predicted, scores, targets, labelled, 0.4)
     detection_start = np.cumsum([0, *map(len, predicted)])
     hand_start = np.cumsum([0, *map(len, targets)])
     pairs = sorted((int(detection_start[i] + d), int(hand_start[i] + h)) for i, image in enumerate(expected) for d, h in image)
@@ -170,7 +176,8 @@ def test_matching_and_ap_follow_the_loop(seed):
         [s[k] for s, k in zip(scores, kept, strict=True)],
         targets,
         labelled,
-        match_threshold=0.7,
+        min_similarity=0.4,
+        sigmas=FIVE,
     )
     above = matches.above(0.5)
     for name in ("hand_of_detection", "detection_of_hand", "scores", "image_of_detection", "image_of_hand"):
@@ -180,15 +187,16 @@ def test_matching_and_ap_follow_the_loop(seed):
 def test_bad_detection_input_is_refused():
     hand = square(0, 0)[None]
     with pytest.raises(ValueError, match="one entry an image"):
-        match_detections([hand], [np.ones(1)], [], [], match_threshold=0.5)
+        match_detections([hand], [np.ones(1)], [], [], min_similarity=0.5)
     with pytest.raises(ValueError, match="scores: expected one a detection"):
-        match_detections([hand], [np.ones(2)], [hand], labels_of([hand]), match_threshold=0.5)
+        match_detections([hand], [np.ones(2)], [hand], labels_of([hand]), min_similarity=0.5, sigmas=FOUR)
     with pytest.raises(ValueError, match="finite"):
-        match_detections([hand], [np.array([np.nan])], [hand], labels_of([hand]), match_threshold=0.5)
+        match_detections([hand], [np.array([np.nan])], [hand], labels_of([hand]), min_similarity=0.5, sigmas=FOUR)
     with pytest.raises(ValueError, match="finite"):
-        match_detections([hand * np.nan], [np.ones(1)], [hand], labels_of([hand]), match_threshold=0.5)
-    with pytest.raises(ValueError, match="match_threshold"):
-        match_detections([hand], [np.ones(1)], [hand], labels_of([hand]), match_threshold=0.0)
+        match_detections([hand * np.nan], [np.ones(1)], [hand], labels_of([hand]), min_similarity=0.5, sigmas=FOUR)
+    for wrong in (0.0, 1.5, math.nan):
+        with pytest.raises(ValueError, match="min_similarity: expected a similarity"):
+            match_detections([hand], [np.ones(1)], [hand], labels_of([hand]), min_similarity=wrong, sigmas=FOUR)
 
 
 def test_hand_type_accuracy():

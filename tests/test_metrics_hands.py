@@ -12,6 +12,7 @@ from handnet.metrics import (
     average_precision,
     camera_space_errors,
     epe,
+    hand_similarities,
     handedness_accuracy,
     interhand_mpjpe,
     keypoint_similarity,
@@ -136,6 +137,7 @@ def test_keypoint_similarity_follows_the_loop(seed):
     for d in range(4):
         for h in range(3):
             assert similarity[d, h] == pytest.approx(naive_similarity(predicted[d], target[h], known[h]), abs=TOLERANCE)
+    np.testing.assert_array_equal(hand_similarities(predicted[:3], target, known), np.diag(similarity))
 
 
 def test_matching_by_keypoint_similarity():
@@ -151,8 +153,8 @@ def test_matching_by_keypoint_similarity():
     at = match_detections([predicted], [np.array([0.9, 0.8, 0.95])], [hands], [known], min_similarity=float(exact))
     assert at.hand_of_detection.tolist() == [1, 0, -1]  # reaching it is enough
     assert keypoint_similarity(predicted[:0], hands, known).shape == (0, 2)
-    for settings_, message in (({}, "either"), ({"min_similarity": 0.0}, "min_similarity"), ({"match_threshold": 0.0}, "match_threshold")):
-        with pytest.raises(ValueError, match=message):
-            match_detections([predicted], [np.ones(3)], [hands], [known], **settings_)
+    assert hand_similarities(predicted[:0], hands[:0], known[:0]).shape == (0,)
+    with pytest.raises(ValueError, match="as many predictions as hands, got 3 and 2"):
+        hand_similarities(predicted, hands, known)
     with pytest.raises(ValueError, match="as many keypoints"):
         keypoint_similarity(predicted[:, :4], hands[:, :4], known[:, :4])

@@ -12,7 +12,7 @@ from handnet.metrics.fscore import f_score, surface_distances
 from handnet.metrics.interhand import epe, handedness_accuracy, interhand_mpjpe
 from handnet.metrics.keypoints2d import hand_errors_px, hand_sizes_px
 from handnet.metrics.masks import mask_iou, mask_overlap
-from handnet.metrics.similarity import SIGMAS, keypoint_similarity
+from handnet.metrics.similarity import SIGMAS, hand_similarities, keypoint_similarity
 
 __all__ = [
     "AUC_THRESHOLDS_M",
@@ -28,6 +28,7 @@ __all__ = [
     "f_score",
     "greedy_matches",
     "hand_errors_px",
+    "hand_similarities",
     "hand_sizes_px",
     "hand_type_accuracy",
     "handedness_accuracy",

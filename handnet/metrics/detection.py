@@ -1,7 +1,6 @@
 """Detection quality: detections matched to true hands by their keypoints, then precision, recall, AP, hand type.
 
-A detection matches a true hand when its mean error over the hand's labelled keypoints is below a share of the hand's
-size, or, where that is asked for, when its keypoint similarity reaches a threshold, as in COCO's AP.
+A detection matches a true hand when their keypoint similarity reaches a threshold, as in COCO's AP.
 """
 
 from __future__ import annotations
@@ -10,10 +9,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 
 from handnet.metrics.checks import require_finite
-from handnet.metrics.keypoints2d import hand_errors_px, hand_sizes_px
-from handnet.metrics.similarity import keypoint_similarity
+from handnet.metrics.similarity import SIGMAS, keypoint_similarity
 
 
 @dataclass(frozen=True)
@@ -59,25 +58,18 @@ def match_detections(
     target_px: Sequence[np.ndarray],
     labelled: Sequence[np.ndarray],
     *,
-    match_threshold: float | None = None,
-    min_similarity: float | None = None,
+    min_similarity: float,
+    sigmas: Float[np.ndarray, " p"] = SIGMAS,
 ) -> Matches:
-    """Match greedily by descending score: each detection takes the nearest true hand of its image that is still free.
+    """Match greedily by descending score: each detection takes the most similar true hand of its image that is still free.
 
     One entry an image: predicted_px (D_i, P, 2), scores (D_i,), target_px (H_i, P, 2), labelled (H_i, P) bool.
-    With `match_threshold` nearest is by error relative to the hand's size, which must be strictly below it; with
-    `min_similarity` by `keypoint_similarity`, which must be at least that. Equal scores keep their order. Raises
+    `keypoint_similarity` (with these sigmas) must be at least `min_similarity`. Equal scores keep their order. Raises
     ValueError for lists of different length, NaN in a prediction or a score, a hand without labels.
     """
     counts = {len(predicted_px), len(scores), len(target_px), len(labelled)}
     if len(counts) != 1:
         raise ValueError(f"expected one entry an image in every list, got {sorted(counts)} entries")
-    if (match_threshold is None) == (min_similarity is None):
-        raise ValueError("expected either match_threshold or min_similarity")
-    if match_threshold is not None and not match_threshold > 0:
-        raise ValueError(f"match_threshold: expected a share of the hand size > 0, got {match_threshold}")
-    if min_similarity is not None and not 0 < min_similarity <= 1:
-        raise ValueError(f"min_similarity: expected a similarity in (0, 1], got {min_similarity}")
     all_scores, hand_of_detection, detection_of_hand = [], [], []
     first_detection = first_hand = 0
     for predicted, score, target, known in zip(predicted_px, scores, target_px, labelled, strict=True):
@@ -85,11 +77,7 @@ def match_detections(
         if score.shape != (len(predicted),):
             raise ValueError(f"scores: expected one a detection ({len(predicted)}), got shape {score.shape}")
         require_finite("scores", score)
-        if match_threshold is not None:
-            of_detection, of_hand = greedy_matches(relative_errors(predicted, target, known), score, match_threshold)
-        else:
-            similarity = keypoint_similarity(predicted, target, known)
-            of_detection, of_hand = greedy_matches(np.where(similarity >= min_similarity, 1 - similarity, np.inf), score, np.inf)
+        of_detection, of_hand = greedy_matches(keypoint_similarity(predicted, target, known, sigmas), score, min_similarity)
         hand_of_detection.append(np.where(of_detection >= 0, of_detection + first_hand, -1))
         detection_of_hand.append(np.where(of_hand >= 0, of_hand + first_detection, -1))
         all_scores.append(score)
@@ -104,34 +92,22 @@ def match_detections(
     )
 
 
-def relative_errors(predicted_px: np.ndarray, target_px: np.ndarray, labelled: np.ndarray) -> np.ndarray:
-    """(D, H) mean keypoint error of every detection (D, P, 2) against every hand (H, P, 2), as a share of the hand's size."""
-    num_detections, num_hands = len(predicted_px), len(target_px)
-    if num_detections == 0 or num_hands == 0:
-        return np.zeros((num_detections, num_hands))
-    sizes = hand_sizes_px(target_px, labelled)
-    errors = hand_errors_px(
-        np.repeat(np.asarray(predicted_px), num_hands, axis=0),
-        np.tile(np.asarray(target_px), (num_detections, 1, 1)),
-        np.tile(np.asarray(labelled), (num_detections, 1)),
-    )
-    return errors.reshape(num_detections, num_hands) / sizes
+def greedy_matches(similarity: np.ndarray, scores: np.ndarray, min_similarity: float) -> tuple[np.ndarray, np.ndarray]:
+    """By descending score (D,), each detection takes the free hand it is most similar to (D, H), if that is at least the threshold.
 
-
-def greedy_matches(errors: np.ndarray, scores: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
-    """By descending score (D,), each detection takes the free hand of least error (D, H), if that is below the threshold.
-
-    Returns the hand of each detection and the detection of each hand, -1 for none.
+    Returns the hand of each detection and the detection of each hand, -1 for none. ValueError unless 0 < threshold <= 1.
     """
-    of_detection = np.full(errors.shape[0], -1)
-    of_hand = np.full(errors.shape[1], -1)
-    free_errors = errors.copy()
-    if errors.size:
+    if not 0 < min_similarity <= 1:
+        raise ValueError(f"min_similarity: expected a similarity in (0, 1], got {min_similarity}")
+    of_detection = np.full(similarity.shape[0], -1)
+    of_hand = np.full(similarity.shape[1], -1)
+    free = similarity.copy()
+    if similarity.size:
         for detection in np.argsort(-scores, kind="stable"):
-            hand = int(np.argmin(free_errors[detection]))
-            if free_errors[detection, hand] < threshold:
+            hand = int(np.argmax(free[detection]))
+            if free[detection, hand] >= min_similarity:
                 of_detection[detection], of_hand[hand] = hand, detection
-                free_errors[:, hand] = np.inf
+                free[:, hand] = -1.0
     return of_detection, of_hand
 
 

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float
 from handnet.metrics.alignment import root_align
 from handnet.metrics.checks import require_finite
 from handnet.metrics.errors import point_errors
+from handnet.skeleton import WRIST
 
-WRIST = 0
 PRESENT_ABOVE = 0.5
 
 

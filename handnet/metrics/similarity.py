@@ -38,6 +38,28 @@ def keypoint_similarity(
     """
     if len(predicted_px) == 0 or len(target_px) == 0:
         return np.zeros((len(predicted_px), len(target_px)))
+    predicted, target, known, sizes = _checked(predicted_px, target_px, labelled, sigmas)
+    return _similarity(predicted[:, None], target[None], known, sizes, sigmas)
+
+
+def hand_similarities(
+    predicted_px: Float[np.ndarray, "n p 2"],
+    target_px: Float[np.ndarray, "n p 2"],
+    labelled: Bool[np.ndarray, "n p"],
+    sigmas: Float[np.ndarray, " p"] = SIGMAS,
+) -> Float[np.ndarray, " n"]:
+    """`keypoint_similarity` of each prediction with the hand at its own place in the list."""
+    if len(predicted_px) != len(target_px):
+        raise ValueError(f"expected as many predictions as hands, got {len(predicted_px)} and {len(target_px)}")
+    if len(predicted_px) == 0:
+        return np.zeros(0)
+    predicted, target, known, sizes = _checked(predicted_px, target_px, labelled, sigmas)
+    return _similarity(predicted, target, known, sizes, sigmas)
+
+
+def _checked(
+    predicted_px: np.ndarray, target_px: np.ndarray, labelled: np.ndarray, sigmas: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     predicted = as_points("predicted_px", predicted_px, num_dims=2)
     sizes = hand_sizes_px(target_px, labelled)
     known = np.asarray(labelled, bool)
@@ -46,7 +68,11 @@ def keypoint_similarity(
         raise ValueError(
             f"expected as many keypoints as the {len(sigmas)} sigmas, got {predicted.shape[1]} predicted, {target.shape[1]} true"
         )
-    squared = ((predicted[:, None] - target[None]) ** 2).sum(axis=3)
+    return predicted, target, known, sizes
+
+
+def _similarity(predicted: np.ndarray, target: np.ndarray, known: np.ndarray, sizes: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
+    squared = ((predicted - target) ** 2).sum(axis=-1)
     near = np.exp(-squared / (8 * (sizes[:, None] * np.asarray(sigmas, np.float64)) ** 2))
-    similarity: np.ndarray = np.where(known, near, 0.0).sum(axis=2) / known.sum(axis=1)
+    similarity: np.ndarray = np.where(known, near, 0.0).sum(axis=-1) / known.sum(axis=1)
     return similarity

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from handnet.centers import CenterDefinition
 from handnet.metrics import AUC_THRESHOLDS_M
+from handnet.skeleton import WRIST
 from pipelines.config import EvaluationConfig
 from pipelines.evaluation.baseline import Placement, placed_keypoints, posed
 from pipelines.evaluation.curves import PckCounter
@@ -23,7 +24,7 @@ from pipelines.evaluation.interhand import FoundHands, InterhandFigures
 from pipelines.evaluation.matching import ImageMatch, MatchCollector, match_keypoints
 from pipelines.evaluation.mean_hand import MeanHand
 from pipelines.evaluation.measures import THRESHOLDS_2D, Measured, measure, targets_of
-from pipelines.evaluation.measures_3d import MM, WRIST, is_known, spread
+from pipelines.evaluation.measures_3d import MM, is_known, spread
 from pipelines.evaluation.protocols import headline
 from pipelines.evaluation.rows import RowPlaces, put_identity, row_places
 from pipelines.evaluation.runner import EvaluatedImage, shown
@@ -76,7 +77,7 @@ class Evaluator:
         self.matches["ours"].add(image.match, image.predicted.score)
         if not self.given and self.config.protocol != "masks":
             place = placed_keypoints(self.mean_hand, image.predicted, self.placement)
-            mean = match_keypoints(place, image.predicted.score, image.hands, self.config.match_threshold)
+            mean = match_keypoints(place, image.predicted.score, image.hands, self.config.min_similarity)
             self.matches["mean_hand"].add(mean, image.predicted.score)
         if image.overlap is not None:
             self.num_both += image.overlap.num_both

@@ -19,6 +19,7 @@ WITH_INTERVAL = (
     "error_2d_px",
     "error_2d_fraction",
     "error_2d_input_px",
+    "similarity",
     "mask_iou",
     "mpjpe_mm",
     "root_aligned_mpjpe_mm",

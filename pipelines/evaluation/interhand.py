@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handnet.metrics import handedness_accuracy, mrrpe, point_errors, root_align
-from handnet.skeleton import NUM_KEYPOINTS
-from pipelines.evaluation.measures_3d import MM, WRIST, is_known
+from handnet.skeleton import NUM_KEYPOINTS, WRIST
+from pipelines.evaluation.measures_3d import MM, is_known
 
 Array = NDArray[np.float64]
 GROUPS = ("single", "interacting")

@@ -37,16 +37,16 @@ def match_given(num: int) -> ImageMatch:
     return ImageMatch(hand_of_detection=np.arange(num), detection_of_hand=np.arange(num))
 
 
-def match_keypoints(keypoints_px: Array, score: Array, hands: Sequence[HandLabel], match_threshold: float) -> ImageMatch:
-    """As `handnet.metrics.match_detections`: by descending score, nearest in keypoints relative to the hand's size."""
+def match_keypoints(keypoints_px: Array, score: Array, hands: Sequence[HandLabel], min_similarity: float) -> ImageMatch:
+    """As `handnet.metrics.match_detections`: by descending score, the most similar in keypoints."""
     target, labelled = stack_keypoints(hands)
-    found = match_detections([keypoints_px], [score], [target], [labelled], match_threshold=match_threshold)
+    found = match_detections([keypoints_px], [score], [target], [labelled], min_similarity=min_similarity)
     return ImageMatch(hand_of_detection=found.hand_of_detection, detection_of_hand=found.detection_of_hand)
 
 
-def match_masks(ious: Array, score: Array, match_threshold: float) -> ImageMatch:
-    """By descending score, the largest overlap (D, H) with a hand that is still free; 1 - IoU must be below the threshold."""
-    of_detection, of_hand = greedy_matches(1.0 - ious, score, match_threshold)
+def match_masks(ious: Array, score: Array, min_similarity: float) -> ImageMatch:
+    """By descending score, the largest overlap (D, H) with a hand that is still free, if its IoU is at least the threshold."""
+    of_detection, of_hand = greedy_matches(ious, score, min_similarity)
     return ImageMatch(hand_of_detection=of_detection, detection_of_hand=of_hand)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.metrics import hand_errors_px, hand_sizes_px
+from handnet.metrics import hand_errors_px, hand_similarities, hand_sizes_px
 from pipelines.datasets.sample import HandLabel
 from pipelines.evaluation.labels import stack_keypoints
 from pipelines.evaluation.measures_3d import measure_joints, measure_vertices
@@ -93,4 +93,5 @@ def _columns_2d(keypoints_px: Array, targets: Targets) -> dict[str, Array]:
         "error_2d_fraction": error / targets.size_px,
         "error_2d_visible_px": visible,
         "error_2d_visible_fraction": visible / targets.size_px,
+        "similarity": hand_similarities(keypoints_px, targets.keypoints_px, targets.labelled),
     }

@@ -19,12 +19,11 @@ from handnet.metrics import (
     scale_root_offset,
     surface_distances,
 )
-from handnet.skeleton import ROOT
+from handnet.skeleton import ROOT, WRIST
 
 Array = NDArray[np.float64]
 Columns = dict[str, Array]
 MM = 1000.0
-WRIST = 0
 F_THRESHOLDS_M = {"f5": 0.005, "f15": 0.015}
 CHUNK = 512  # hands whose vertices are measured at a time, which bounds the memory
 

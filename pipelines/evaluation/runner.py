@@ -182,9 +182,9 @@ def _matched(image: _Waiting, predictions: list[list[Any]], config: EvaluationCo
     if config.centers == "true":
         match = match_given(len(predicted))
     elif silhouettes is not None:
-        match = match_masks(silhouettes.ious, predicted.score, config.match_threshold)
+        match = match_masks(silhouettes.ious, predicted.score, config.min_similarity)
     else:
-        match = match_keypoints(predicted.keypoints_px, predicted.score, image.hands, config.match_threshold)
+        match = match_keypoints(predicted.keypoints_px, predicted.score, image.hands, config.min_similarity)
     return EvaluatedImage(
         key=image.key,
         number=image.number,

@@ -61,7 +61,7 @@ def setting(config: EvaluationConfig, joints: Mapping[str, object]) -> dict[str,
         "protocol": config.protocol,
         "centers": config.centers,
         "score_threshold": config.score_threshold,
-        "match_threshold": config.match_threshold,
+        "min_similarity": config.min_similarity,
         "joints": joints,
     }
 

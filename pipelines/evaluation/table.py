@@ -36,7 +36,7 @@ IDENTITY = {
     "distance_m": "float",
     "center_distance_px": "float",
 }
-FIGURES_2D = ("error_2d_px", "error_2d_fraction", "error_2d_visible_px", "error_2d_visible_fraction")
+FIGURES_2D = ("error_2d_px", "error_2d_fraction", "error_2d_visible_px", "error_2d_visible_fraction", "similarity")
 RAW = ("mpjpe_mm", "mpvpe_mm", "root_error_mm", "f5_raw", "f15_raw")
 ALIGNED = (
     "root_aligned_mpjpe_mm",

@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from handnet.metrics import match_detections
 from handnet.network.handnet import HandNet
 from handnet.predict import HandPrediction, ModelDescription, Predictor
 from pipelines.config import StageConfig
 from pipelines.datasets.sample import HandLabel, HandSample
 from pipelines.drawing import draw_skeleton, grid, upscale
 from pipelines.evaluation.frames import Frame, crop_frame, frames_of
-from pipelines.evaluation.labels import is_measurable, stack_keypoints
+from pipelines.evaluation.labels import is_measurable
+from pipelines.evaluation.matching import MatchCollector, match_given, match_keypoints
 from pipelines.evaluation.measures import measure, targets_of
 from pipelines.evaluation.predicted import PredictedHands, gather
 from pipelines.evaluation.summary import detection_figures, finite_figures, mean_figures
@@ -27,7 +27,8 @@ from pipelines.shards import ShardReader
 from pipelines.training.trainer import Validation
 
 SCORE_THRESHOLD, LOWEST_SCORE = 0.3, 0.05
-MATCH_THRESHOLD = 0.5  # a detection further off than this share of the hand's size is none; a missed hand counts as this far off
+MIN_SIMILARITY = 0.1  # a detection less similar than this to every hand has found none
+MISSED_ERROR = 0.5  # a missed hand counts as this share of its size off
 BATCH_SIZE, NUM_DRAWN, DRAWN_PX = 8, 8, 256
 SHOWN = ("error_2d_px", "error_2d_fraction", "pa_mpjpe_mm", "precision", "recall", "ap", "hand_type_accuracy")
 
@@ -76,7 +77,7 @@ class Validator:
         self._write(pictures)
         figures = self._figures(hands, predicted)
         missed = 1 - figures.get("recall", 0.0)
-        score = (1 - missed) * figures.get("error_2d_fraction", 0.0) + missed * MATCH_THRESHOLD
+        score = (1 - missed) * figures.get("error_2d_fraction", 0.0) + missed * MISSED_ERROR
         return Validation(figures=figures, score=score, picture=self.picture)
 
     def _frames(self, sample: HandSample) -> list[tuple[Frame, tuple[HandLabel, ...]]]:
@@ -88,14 +89,11 @@ class Validator:
         return [(frames[0], hands)]
 
     def _figures(self, hands: list[tuple[HandLabel, ...]], predicted: list[PredictedHands]) -> dict[str, float]:
-        stacked = [stack_keypoints(own) for own in hands]
-        matches = match_detections(
-            [image.keypoints_px for image in predicted],
-            [image.score for image in predicted],
-            [keypoints for keypoints, _ in stacked],
-            [labelled for _, labelled in stacked],
-            match_threshold=MATCH_THRESHOLD,
-        )
+        collected = MatchCollector()
+        for image, own in zip(predicted, hands, strict=True):
+            match = match_given(len(own)) if self.given else match_keypoints(image.keypoints_px, image.score, own, MIN_SIMILARITY)
+            collected.add(match, image.score)
+        matches = collected.joined()
         threshold = 0.0 if self.given else SCORE_THRESHOLD
         kept = [image.chosen(image.score >= threshold) for image in predicted]
         detections, found = matches.above(threshold).pairs
