@@ -17,6 +17,7 @@ SIDES: Final = ("left", "right")  # index = the number used in arrays: 0 left, 1
 FINGERS: Final = ("thumb", "index", "middle", "ring", "little")
 STD21_NAMES: Final = ("wrist", *(f"{finger}{k}" for finger in FINGERS for k in range(1, 5)))
 NUM_KEYPOINTS: Final = 21
+WRIST: Final = 0
 ROOT: Final = 9  # first joint of the middle finger
 
 # (parent, child) pairs, in the order of the child

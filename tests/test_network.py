@@ -18,7 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from handnet.camera import decode_offset_translation, decode_translation, project
 from handnet.centers import DUPLICATE_OF_WINDOW, find_peaks, without_duplicates
 from handnet.hand.layer import HandLayer
+from handnet.losses.localization import side_loss
 from handnet.network.handnet import HandNet, HandNetConfig, HandSites
+from handnet.network.heads import KeypointView, across_hand
 from handnet.network.sampling import local_keypoints, sample_map, tag_penalty, window_grid
 
 SMALL = HandNetConfig(backbone="mobilenetv3_small_050", feature_channels=16, hidden_channels=32)
@@ -133,6 +135,41 @@ def test_a_hand_is_the_same_alone_and_among_others(layer):
     _, both = network(images, sites_at([[20.0, 30.0], [50.0, 40.0], [33.0, 9.0]], image=[0, 1, 1]), camera(3))
     _, alone = network(images[1:], sites_at([[50.0, 40.0]]), camera(1))
     torch.testing.assert_close(both.passes[-1].vertices_m[1:2], alone.passes[-1].vertices_m, atol=1e-5, rtol=1e-4)
+
+
+def test_offsets_across_a_hand_keep_through_turns_and_change_sign_in_a_mirror():
+    points = torch.randn(4, 21, 2, generator=torch.Generator().manual_seed(2))
+    across = across_hand(points)
+    assert (across[:, [0, 9]].abs() < 1e-6).all()
+    assert across.abs().amax() > 0.5
+    torch.testing.assert_close(across_hand(points * points.new_tensor([-1, 1]) + 3), -across, atol=1e-5, rtol=1e-4)
+    turn = points.new_tensor([[0.6, -0.8], [0.8, 0.6]])
+    torch.testing.assert_close(across_hand(points @ turn.T), across, atol=1e-5, rtol=1e-4)
+    upright = torch.zeros(1, 21, 2)
+    upright[0, 9, 1], upright[0, 5] = -1, torch.tensor([0.25, -0.9])  # image y goes down
+    assert across_hand(upright)[0, 5].item() == pytest.approx(0.25)
+    assert not across_hand(torch.zeros(1, 21, 2)).any()  # no direction, no side
+
+
+def test_the_side_head_learns_order_of_fingers_times_what_is_seen(layer):
+    """Thumb to the left or right and palm or back are fair coins, their product is the side: neither tells anything alone."""
+    torch.manual_seed(0)
+    head = network_of(layer, keypoint_branch="window", side_head=True).hands
+    optimizer = torch.optim.AdamW(head.parameters(), lr=1e-3)
+    right = []
+    for _ in range(80):
+        side, palm = torch.randint(2, (2, 32)).float() * 2 - 1
+        keypoints = torch.randn(32, 21, 2) * 0.15
+        keypoints[:, 9, 1] -= 0.5
+        keypoints[:, 1:5, 0] += 0.2 * (side * palm)[:, None]
+        seen = KeypointView(keypoints, torch.ones(32, 21), torch.randn(32, 21, 16) * 0.5 + 0.1 * palm[:, None, None])
+        logit = head.predict_side(torch.randn(32, head.window[0].in_features), seen, torch.zeros(32, 2), torch.ones(32))
+        right.append(((logit > 0) == (side > 0)).float().mean())
+        loss = side_loss(logit, (side > 0).long())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert torch.stack(right[-20:]).mean() > 0.9  # a head on both as plain inputs is at 0.5 after 200 steps
 
 
 @pytest.mark.parametrize("changes", [{}, {"keypoint_branch": "window", "side_head": True, "tag_channels": 2}], ids=["paper", "window"])

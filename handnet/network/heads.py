@@ -10,13 +10,14 @@ import math
 from typing import Literal, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from handnet.camera import decode_offset_translation, decode_translation, project
 from handnet.hand.layer import HandLayer
 from handnet.rotations import axis_angle_to_matrix, matrix_to_axis_angle, matrix_to_rotation_6d, rotation_6d_to_matrix
-from handnet.skeleton import ROOT
+from handnet.skeleton import NUM_KEYPOINTS, ROOT, WRIST
 
 Rotation = Literal["6d", "axis-angle"]
 PoseOrigin = Literal["flat", "mean"]
@@ -82,7 +83,7 @@ class HandHead(nn.Module):
         self.joints = joints
         at_keypoints = 21 * (3 + LOCAL_CHANNELS) if reads_keypoints else 0
         self.window = mlp(vector_channels, 64, 1)
-        self.side = mlp(vector_channels + at_keypoints, 128, 1) if side_head else None
+        self.side = mlp(vector_channels + at_keypoints, 128, 1 + (NUM_KEYPOINTS if reads_keypoints else 0)) if side_head else None
         self.local = nn.Linear(feature_channels, LOCAL_CHANNELS) if reads_keypoints else None
         self.num_rotation = 6 if rotation == "6d" else 3
         self.num_state = self.num_rotation + NUM_POSE + NUM_BETAS + 3
@@ -118,10 +119,14 @@ class HandHead(nn.Module):
         """Log odds of a right hand from what the image shows at the hand's centre and keypoints; None without this head."""
         if self.side is None:
             return None
-        parts = [vectors]
-        if seen is not None:
-            parts += self._at_keypoints(seen, centers_px, window_px, torch.ones_like(centers_px)[:, None])
-        return self.side(torch.cat(parts, -1))[:, 0]
+        if seen is None:
+            return self.side(vectors)[:, 0]
+        parts = [vectors, *self._at_keypoints(seen, centers_px, window_px, torch.ones_like(centers_px)[:, None])]
+        plain, weights = self.side(torch.cat(parts, -1)).split([1, NUM_KEYPOINTS], -1)
+        # Left or right is the order of the fingers times palm or back: the first changes sign in a mirror, the second does not. A network
+        # on both as mere inputs has to find that product first, and stays at chance for long; here it is given.
+        across = across_hand(seen.keypoints_px / window_px[:, None, None])
+        return plain[:, 0] + (weights * across).sum(-1)
 
     def _at_keypoints(self, seen: KeypointView, centers_px: Tensor, window_px: Tensor, flip: Tensor) -> list[Tensor]:
         """Keypoints in half sides of the window, their confidence, and the features at them; `flip` (M, 1, 2) mirrors left hands."""
@@ -175,6 +180,16 @@ class HandHead(nn.Module):
             translation = decode_offset_translation(raw, centers_px, K)
         out = self.layer(root_rotation, pose, betas, side, translation, center_joint=ROOT, joints=self.joints)
         return HandParameters(root_rotation, pose, betas, translation, out.vertices, out.joints, project(out.joints, K))
+
+
+def across_hand(keypoints: Float[Tensor, "M 21 2"], least_length: float = 0.1) -> Float[Tensor, "M 21"]:
+    """Each keypoint's offset to the right of the line from the wrist to the middle finger's root, in the image; odd in a mirror.
+
+    least_length: of that line, in the keypoints' unit; below it the offsets fade to 0 with the direction they are measured from.
+    """
+    relative = keypoints - keypoints[:, WRIST, None]
+    up = F.normalize(relative[:, ROOT], dim=-1, eps=least_length)[:, None]
+    return up[..., 0] * relative[..., 1] - up[..., 1] * relative[..., 0]
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
