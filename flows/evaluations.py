@@ -38,9 +38,10 @@ def read_evaluation(folder: Path, name: str) -> Evaluation:
         tree = YAML(typ="safe", pure=True).load(path.read_text())
     except FileNotFoundError:
         raise ValueError(f"{path}: not found; the stage graph has not run yet") from None
-    entry = (tree or {}).get("stages", {}).get(stage)
-    if entry is None:
-        raise ValueError(f"{path}: expected stage {stage}, got {sorted(tree.get('stages', {}))}")
+    stages = (tree or {}).get("stages", {})
+    if stage not in stages:
+        raise ValueError(f"{path}: expected stage {stage}, got {sorted(stages)}")
+    entry = stages[stage]
     models = [dep for dep in entry["deps"] if dep["path"].startswith(MODELS)]
     metrics = [out["path"] for out in entry["outs"] if out["path"].startswith(METRICS)]
     if len(models) != 1 or len(metrics) != 1:

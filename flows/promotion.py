@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,22 +50,27 @@ class Verdict:
 
 
 def gain(name: str, candidate: Mapping[str, float], promoted: Mapping[str, float]) -> float:
-    """How much better the candidate's figure is, as a share of the promoted model's; negative: worse. ValueError if it is missing."""
-    for who, figures in (("the candidate", candidate), ("the promoted model", promoted)):
-        if figures.get(name) is None:
-            raise ValueError(f"figure {name!r}: not among those of {who}, which has {sorted(figures)}")
-    new, old = candidate[name], promoted[name]
+    """How much better the candidate's figure is, as a share of the promoted model's; negative: worse. ValueError if it is no number."""
+    new, old = _figure(name, "the candidate", candidate), _figure(name, "the promoted model", promoted)
     sign = 1 if next(row.more_is_better for row in ROWS if row.name == name) else -1
     if old == 0:
         return 0.0 if new == 0 else sign * float("inf")
     return sign * (new - old) / abs(old)
 
 
+def _figure(name: str, who: str, figures: Mapping[str, float]) -> float:
+    value = figures.get(name)
+    if value is None:
+        raise ValueError(f"figure {name!r}: not among those of {who}, which has {sorted(figures)}")
+    if not math.isfinite(value):  # every comparison with it would be false
+        raise ValueError(f"figure {name!r} of {who}: expected a finite number, got {value}")
+    return value
+
+
 def judge(rule: Rule, candidate: Mapping[str, float], promoted: Mapping[str, float] | None) -> Verdict:
     """Compare figures of the same evaluation; None: no model is promoted yet."""
     if promoted is None:
-        if candidate.get(rule.figure) is None:
-            raise ValueError(f"figure {rule.figure!r}: not among those of the candidate, which has {sorted(candidate)}")
+        _figure(rule.figure, "the candidate", candidate)
         return Verdict(True, "no model was promoted before")
     better = gain(rule.figure, candidate, promoted)
     told = f"{rule.figure} {candidate[rule.figure]:.4g}, promoted {promoted[rule.figure]:.4g}: {better:+.2%}"

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.credentials import hidden
+from flows.running import Processes, follow
 
 REMOTE_VARIABLE = "HANDNET_DVC_REMOTE"
 OF_RUN = "run"  # the name of a remote that is given as a URL
@@ -45,17 +44,23 @@ class Pushed(Moved):
 
 
 def pull(
-    workspace: Path, targets: Sequence[str] = (), *, remote: str | None = None, credentials: Mapping[str, str] | None = None
+    workspace: Path,
+    targets: Sequence[str] = (),
+    *,
+    remote: str | None = None,
+    credentials: Mapping[str, str] | None = None,
+    keep_open: Sequence[int] = (),
 ) -> Pulled:
     """Bring the cache of earlier runs and the recorded outs of the stages `targets` (none: of all) into the workspace.
 
-    An out that the remote does not have is left to its stage. What dvc.lock does not record is found by
+    keep_open: the workspace's lock. An out that the remote does not have is left to its stage. What dvc.lock does not record is found by
     `dvc repro --pull` in the cache of runs. RemoteError if the remote does not answer; ValueError for a wrong one.
     """
     name = choose(workspace, remote)
     if name is None:
         return Pulled(remote=None, num_files=0, message=f"nothing pulled: {NO_REMOTE}")
-    output = _dvc(workspace, credentials, "pull", "--run-cache", "--allow-missing", "--force", "--remote", name, *targets)
+    wanted = ("--run-cache", "--allow-missing", "--force", "--remote", name, *targets)
+    output = _dvc(workspace, credentials, "pull", *wanted, keep_open=keep_open)
     (workspace / UNSENT).parent.mkdir(parents=True, exist_ok=True)
     (workspace / UNSENT).touch()
     count = _number(r"(\d+) files? fetched", output)
@@ -63,13 +68,19 @@ def pull(
 
 
 def push(
-    workspace: Path, targets: Sequence[str] = (), *, remote: str | None = None, credentials: Mapping[str, str] | None = None
+    workspace: Path,
+    targets: Sequence[str] = (),
+    *,
+    remote: str | None = None,
+    credentials: Mapping[str, str] | None = None,
+    keep_open: Sequence[int] = (),
 ) -> Pushed:
     """Send what the stages `targets` (none: all) made, and the cache of runs, to the remote. Errors as in `pull`."""
     name = choose(workspace, remote)
     if name is None:
         return Pushed(remote=None, num_files=0, message=f"nothing pushed: {NO_REMOTE}")
-    count = _number(r"(\d+) files? pushed", _dvc(workspace, credentials, "push", "--run-cache", "--remote", name, *targets))
+    output = _dvc(workspace, credentials, "push", "--run-cache", "--remote", name, *targets, keep_open=keep_open)
+    count = _number(r"(\d+) files? pushed", output)
     (workspace / UNSENT).unlink(missing_ok=True)
     return Pushed(remote=name, num_files=count, message=f"{count} file(s) pushed to remote {name!r}")
 
@@ -99,19 +110,16 @@ def choose(workspace: Path, remote: str | None = None) -> str | None:
     return wanted
 
 
-def _dvc(workspace: Path, credentials: Mapping[str, str] | None, *arguments: str) -> str:
-    result = _run(workspace, credentials, *arguments)
-    if result.returncode != 0:
-        lines = [line for line in result.stderr.splitlines() if line.strip() and "dvc.org/support" not in line]
-        text = hidden("; ".join(lines[-3:]) or f"exit code {result.returncode}", credentials)
-        raise RemoteError(f"dvc {arguments[0]} in {workspace}: {text}")
-    return result.stdout
-
-
-def _run(workspace: Path, credentials: Mapping[str, str] | None, *arguments: str) -> subprocess.CompletedProcess[str]:
+def _dvc(workspace: Path, credentials: Mapping[str, str] | None, *arguments: str, keep_open: Sequence[int] = ()) -> str:
+    """What a DVC command prints. It ends with its caller, as stages do, and writes in no workspace that another run has by then."""
     environment = {**os.environ, "DVC_NO_ANALYTICS": "1", **(credentials or {})}
+    lines: list[str] = []
     command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=workspace, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    _, code = follow(command, workspace, Processes(), lines.append, environment, keep_open, credentials)
+    if code != 0:
+        told = [line for line in lines if "dvc.org/support" not in line]
+        raise RemoteError(f"dvc {arguments[0]} in {workspace}: {'; '.join(told[-3:]) or f'exit code {code}'}")
+    return "\n".join(lines)
 
 
 def _number(pattern: str, text: str) -> int:

@@ -68,7 +68,7 @@ def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], I
     names = [stage.name for stage in plan.stages]
     remote = None
     if plan.outdated or remote_data.owes(space.folder):
-        pulled = remote_data.pull(space.folder, names, credentials=request.credentials)
+        pulled = remote_data.pull(space.folder, names, credentials=request.credentials, keep_open=(space.lock,))
         say(pulled.message)
         remote = pulled.remote
         if pulled.num_files:
@@ -91,7 +91,8 @@ def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], I
 
 def _send(remote: str | None, space: Workspace, names: Sequence[str], request: Request) -> None:
     if remote is not None:
-        get_run_logger().info("%s", remote_data.push(space.folder, names, credentials=request.credentials).message)
+        pushed = remote_data.push(space.folder, names, credentials=request.credentials, keep_open=(space.lock,))
+        get_run_logger().info("%s", pushed.message)
 
 
 def _announced(plan: Plan) -> str:

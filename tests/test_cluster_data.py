@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import logging
 import shutil
+import socket
 import subprocess
 import sys
 
 import boto3
 import pytest
+from flow_projects import ROOT, processes_in, wait_for
 from moto.server import ThreadedMotoServer
 
 from flows.credentials import hidden
 from flows.remote_data import NO_REMOTE, RemoteError, owes, pull, push
+from flows.workspaces import lock_path, try_lock
 
 SECRET = "s3cr3t-of-the-test-7f19"
 PIPELINE = """
@@ -152,6 +155,29 @@ def test_a_remote_that_refuses_is_one_line_without_the_secret(s3, workspace, mon
     assert "dvc push" in text
     assert "\n" not in text
     assert SECRET not in text
+
+
+def test_no_transfer_outlives_its_run(workspace, monkeypatch):
+    """A run that is killed while the remote keeps it waiting: the transfer ends with it."""
+    folder = workspace("killed")
+    code = (
+        "from pathlib import Path; from flows.remote_data import pull; from flows.workspaces import workspace\n"
+        "with workspace(Path.cwd(), None, wait=False, say=print) as space: pull(space.folder, keep_open=(space.lock,))"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("HANDNET_DVC_REMOTE", "s3://handnet/silent")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, SECRET)
+        monkeypatch.setenv("PYTHONPATH", str(ROOT))
+        caller = subprocess.Popen([sys.executable, "-c", code], cwd=folder)
+        silent.settimeout(60)
+        connection, _ = silent.accept()
+        caller.kill()
+        caller.wait()
+        wait_for(lambda: not processes_in(folder), 20, lambda: str(processes_in(folder)))
+        connection.close()
+    assert try_lock(lock_path(folder, None)) is not None
 
 
 def test_secrets_are_taken_out_of_what_is_shown(monkeypatch):

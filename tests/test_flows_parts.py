@@ -293,6 +293,12 @@ def test_rules_that_make_no_sense() -> None:
     assert judge(Rule(figure="recall", margin=0.0), {"recall": 0.9}, {"recall": 0.8}).promote
 
 
+@pytest.mark.parametrize("promoted", [None, {"error_2d_fraction": 0.1, "recall": 0.9}])
+def test_figures_that_are_no_numbers_promote_nothing(promoted: dict[str, float] | None) -> None:
+    with pytest.raises(ValueError, match="figure 'error_2d_fraction' of the candidate: expected a finite number, got nan"):
+        judge(RULE, {"error_2d_fraction": float("nan"), "recall": 0.9}, promoted)
+
+
 def test_promotion_is_done_or_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever rename the process dies at, `current` is a whole model."""
     model = tmp_path / "model"
