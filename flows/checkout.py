@@ -10,14 +10,15 @@ import shutil
 import sys
 from pathlib import Path
 
-from flows.workspaces import git
+from flows.workspaces import git, lock_path, locked
 
 
 def checkout(source: Path, folder: Path) -> str:
     """Make `folder` a clone of the repository `source` at its commit, or bring it there; returns that commit.
 
     What git does not track stays: .dvc/cache, dvc.lock unless it is committed, workspaces. Pods that start together wait for
-    each other. ValueError with git's message where it fails, or where `folder` is something else.
+    each other, and another commit waits for the run that works in `folder`: its code stays as it began. ValueError with git's
+    message where it fails, or where `folder` is something else.
     """
     source, folder = source.resolve(), folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -27,8 +28,9 @@ def checkout(source: Path, folder: Path) -> str:
         if not (folder / ".git").exists():
             _make(source, folder)
         elif git(folder, "rev-parse", "HEAD").strip() != commit:
-            git(folder, "fetch", "--quiet", "--update-shallow", source.as_uri(), commit)
-            git(folder, "checkout", "--quiet", "--force", "--detach", commit)
+            with locked(lock_path(folder, None), wait=True, say=lambda text: print(text, flush=True)):
+                git(folder, "fetch", "--quiet", "--update-shallow", source.as_uri(), commit)
+                git(folder, "checkout", "--quiet", "--force", "--detach", commit)
     return commit
 
 

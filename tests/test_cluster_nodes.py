@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -202,7 +203,13 @@ def test_the_project_on_a_volume_follows_the_image(repository, tmp_path):
     commit(repository, "new params", "params.yaml")
     newer = tmp_path / "newer image"
     git(repository, "clone", "--quiet", "--depth", "1", repository.as_uri(), str(newer))
-    second = checkout(newer, volume)
+    with ThreadPoolExecutor() as pool:
+        with locked(lock_path(volume, None), wait=False, say=print):  # as long as a run works there
+            waiting = pool.submit(checkout, newer, volume)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=1)
+            assert git(volume, "rev-parse", "HEAD").strip() == first
+        second = waiting.result(timeout=60)
     assert second != first
     assert (volume / "params.yaml").read_text() == "x: 1\n"
     assert (volume / "dvc.lock").read_text() == "of a run\n"
