@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,10 +69,18 @@ def read_ours(path: Path) -> dict[str, float]:
         raise ValueError(f"{path}: expected JSON with `ours`, got {error!r}") from None
 
 
-def measure(folder: Path, evaluation: Evaluation, model: Path, processes: Processes, say: Callable[[str], None]) -> dict[str, float]:
+def measure(
+    folder: Path,
+    evaluation: Evaluation,
+    model: Path,
+    processes: Processes,
+    say: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+    keep_open: Sequence[int] = (),
+) -> dict[str, float]:
     """Figures of another model on a workspace's evaluation: the stage's command where everything but the model is the workspace's.
 
-    StageError where the model cannot be measured by this code.
+    environment, keep_open: as of `reproduce`. StageError where the model cannot be measured by this code.
     """
     place = folder / ".dvc/tmp"
     place.mkdir(parents=True, exist_ok=True)
@@ -85,7 +93,8 @@ def measure(folder: Path, evaluation: Evaluation, model: Path, processes: Proces
         target = scratch / evaluation.model
         target.parent.mkdir(parents=True)
         target.symlink_to(model.resolve())
-        tail, code = follow(["sh", "-c", evaluation.command], scratch, processes, say, stage_environment(folder, {}), ())
+        variables = stage_environment(folder, environment or {})
+        tail, code = follow(["sh", "-c", evaluation.command], scratch, processes, say, variables, keep_open)
         if code != 0:
             raise StageError(f"{evaluation.stage} of {model}", code, list(tail), stopped=processes.stopping)
         return read_ours(scratch / evaluation.metrics)

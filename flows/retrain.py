@@ -12,33 +12,36 @@ from prefect.cache_policies import NO_CACHE
 from prefect.logging import get_run_logger
 from prefect.states import Completed
 
+from flows import gpus
 from flows.artifacts import read_figures
 from flows.credentials import from_block
 from flows.evaluations import Evaluation, measure, read_evaluation, read_ours
+from flows.graph import read_graph
 from flows.naming import artifact_key
 from flows.promotion import CURRENT, STORE, Rule, Verdict, exclusive, judge, promote, read_record
 from flows.running import Processes
 from flows.runs import Request, opened, reproduce_in, show, targets
 from flows.stages import summary
-from flows.workspaces import git, save_experiment
+from flows.workspaces import Workspace, git, save_experiment
 
 WORKSPACE = "retrain"
 
 
 @task(name="promoted model on this evaluation", cache_policy=NO_CACHE, persist_result=False)
-def measure_promoted(folder: Path, evaluation: Evaluation, store: Path) -> dict[str, float]:
-    """Figures of the promoted model on the candidate's data, by the candidate's code."""
-    processes = Processes()
+def measure_promoted(space: Workspace, evaluation: Evaluation, store: Path) -> dict[str, float]:
+    """Figures of the promoted model on the candidate's data, by the candidate's code, on as many GPUs as the stage takes."""
+    processes, say = Processes(), get_run_logger().info
     try:
-        return measure(folder, evaluation, store / CURRENT, processes, get_run_logger().info)
+        with gpus.reserved(read_graph(space.folder)[evaluation.stage].gpus) as devices:
+            return measure(space.folder, evaluation, store / CURRENT, processes, say, devices, (space.lock,))
     finally:
         processes.stop()
 
 
 @task(name="compare and promote", cache_policy=NO_CACHE, persist_result=False)
-def compare_and_promote(folder: Path, store: Path, evaluation: Evaluation, rule: Rule, experiment: str) -> Verdict:
+def compare_and_promote(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule, experiment: str) -> Verdict:
     """Judge a workspace's model, and promote it if the rule says so."""
-    say = get_run_logger().info
+    folder, say = space.folder, get_run_logger().info
     with exclusive(store):
         record = read_record(store)
         candidate = read_ours(folder / evaluation.metrics)
@@ -49,7 +52,7 @@ def compare_and_promote(folder: Path, store: Path, evaluation: Evaluation, rule:
             promoted = record["figures"]
         elif record is not None:
             say("data, code or params of the evaluation are others than when the model was promoted: it is measured again")
-            promoted = measure_promoted(folder, evaluation, store)
+            promoted = measure_promoted(space, evaluation, store)
         verdict = judge(rule, candidate, promoted)
         if verdict.promote:
             entry = {
@@ -97,7 +100,7 @@ def retrain(
     with opened(project, request) as space:
         found = reproduce_in(space, request, lambda graph: targets(graph, None))
         show(experiment, space.folder, former)
-        verdict = compare_and_promote(space.folder, store, read_evaluation(space.folder, evaluation), rule, experiment)
+        verdict = compare_and_promote(space, store, read_evaluation(space.folder, evaluation), rule, experiment)
         save_experiment(space, experiment, verdict.reason)
     decision = "promoted" if verdict.promote else "kept the promoted model"
     text = f"## {experiment}: {decision}\n\n{verdict.reason}\n\nStages: {summary(found)}. Promoted model: `{STORE / CURRENT}`."

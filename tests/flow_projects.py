@@ -49,6 +49,7 @@ stages:
     foreach: ${evaluate}
     do:
       cmd: python evaluate.py ${key}
+      meta: {gpus: 1}
       deps: [evaluate.py, data/b, "models/${key}"]
       params: ["evaluate.${key}"]
       metrics:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -17,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from repositories import Repository
 
-from flows import promotion
+from flows import promotion, retrain
 from flows.evaluations import measure, read_evaluation
 from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
 from flows.naming import artifact_key, experiment_name, name_of_overrides
@@ -347,6 +351,27 @@ def test_another_model_is_measured_on_the_workspaces_data(project: Repository, t
     assert not list((project.folder / ".dvc/tmp").glob("measure-*"))
     with pytest.raises(ValueError, match="expected stage evaluate@none"):
         read_evaluation(project.folder, "none")
+
+
+def test_the_promoted_model_is_measured_on_the_gpus_of_the_stage(
+    project: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    needs: list[object] = []
+
+    @contextmanager
+    def reserved(need: object) -> Iterator[dict[str, str]]:
+        needs.append(need)
+        yield {"CUDA_VISIBLE_DEVICES": "5"}
+
+    monkeypatch.setattr(retrain.gpus, "reserved", reserved)
+    monkeypatch.setattr(retrain, "get_run_logger", lambda: logging.getLogger("run"))
+    evaluation = read_evaluation(project.folder, "multi")
+    evaluation = replace(evaluation, command=f"{evaluation.command} && echo on $CUDA_VISIBLE_DEVICES")
+    (tmp_path / "current").symlink_to(project.folder / "models/multi")
+    with caplog.at_level("INFO"), workspace(project.folder, None, wait=False, say=print) as space:
+        retrain.measure_promoted.fn(space, evaluation, tmp_path)
+    assert needs == [1]
+    assert "on 5" in caplog.messages
 
 
 def test_processes_in_finds_this_test() -> None:
