@@ -17,6 +17,7 @@ from pipelines.config import load_params
 from pipelines.experiments.ablation_table import FOLDER, build_table, write_table
 from pipelines.experiments.ablations import ABLATIONS, Ablation, Run
 from pipelines.experiments.running import Planned, evaluations_of, finished, plan, run_experiment
+from pipelines.experiments.runs import queued_names
 
 
 def runs_of(ablation: Ablation, seeds: Sequence[int], overrides: Sequence[str]) -> dict[tuple[str, int], Run]:
@@ -37,6 +38,8 @@ def ablate(ablation: Ablation, seeds: Sequence[int], overrides: Sequence[str], *
     planned = dict(zip(runs, plan(list(runs.values()), evaluations), strict=True))
     todo = {key: one for key, one in planned.items() if one.figures is None}
     print(f"{ablation.title}: {len(planned)} runs, {len(planned) - len(todo)} of them done", flush=True)
+    if queue and (queued := queued_names()):
+        todo = {key: one for key, one in todo.items() if one.run.name not in queued}
     failed, seconds = [], _earlier_seconds(ablation)
     if not only_table:
         for number, (key, one) in enumerate(todo.items(), 1):

@@ -150,6 +150,20 @@ def test_an_unknown_ablation_is_one_line(capsys: pytest.CaptureFixture[str]) -> 
     assert capsys.readouterr().err == "error: expected one of losses, centers, supervision, augmentation, got 'nonsuch'\n"
 
 
+def test_what_is_in_the_queue_is_not_queued_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_bytes(preset_path("tiny").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("pipelines.experiments.running.experiment_names", lambda: [])
+    monkeypatch.setattr("pipelines.ablate.queued_names", lambda: {"centers-box-s0", "of another kind"})
+    started: list[str] = []
+    monkeypatch.setattr("pipelines.ablate.run_experiment", lambda run, evaluations, queue: started.append(run.name))
+    assert main(["centers", "--seeds", "0", "--queue"]) == 0
+    assert started == ["centers-keypoints-s0", "centers-root-s0"]
+    assert "2 runs queued" in capsys.readouterr().out
+
+
 def test_mean_and_spread() -> None:
     values = {0: 1.25, 1: 1.5, 2: 2.5}
     cell = summarise(values, "{:.3f}")

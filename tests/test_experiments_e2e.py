@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 from dvc.api import DVCFileSystem
 from repositories import Repository, clone, stages_run
+
+from pipelines.experiments.runs import queued_names
 
 # less of everything than the tiny preset has, and nothing is rendered while training
 SMALLER = {"num_train: 24": "num_train: 16", "photometric: 1.0": "photometric: 0.0", "validate_every: 3": "validate_every: 0"}
@@ -41,6 +44,8 @@ def queued(repository: Repository) -> Repository:
     """After two queued runs of different learning rates."""
     for name, rate in RATES.items():
         repository.dvc("exp", "run", "--queue", "--name", name, "-S", f"train.crop.lr={rate}", "evaluate@crop")
+    with contextlib.chdir(repository.folder):
+        assert queued_names() == set(RATES)  # what an ablation does not queue again
     repository.dvc("queue", "start", "--jobs", "1")
     deadline = time.monotonic() + 900
     while True:
@@ -74,6 +79,11 @@ def test_queued_runs_are_distinct_and_correct(queued: Repository, monkeypatch: p
     assert queued.git("status", "--porcelain") == "", "the workspace is as it was"
 
 
+def test_what_is_done_is_in_the_queue_no_more(queued: Repository) -> None:
+    with contextlib.chdir(queued.folder):
+        assert queued_names() == set()
+
+
 def test_the_same_params_again_train_nothing(queued: Repository) -> None:
     result = queued.dvc("exp", "run", "--temp", "--name", "again", "-S", f"train.crop.lr={RATES['faster']}", "evaluate@crop")
     assert "train_crop" not in stages_run(result.stdout)
@@ -89,6 +99,7 @@ def test_runs_side_by_side(queued: Repository) -> None:
     assert not re.search(r"""(src|href)=["'](https?:)?//""", page), "the page must show offline"
     assert "crop, train: loss: HEAD" in page
     assert page.count("crop: 2D PCK: HEAD") == 1
+    assert page.count("crop: 3D PCK of vertices, after Procrustes alignment: HEAD") == 1
     assert "missing in slower: logs/crop/plots/metrics/validation" in result.stdout, "this preset does not validate"
 
 

@@ -14,7 +14,11 @@ from pipelines.plotting import MEAN_HAND, OURS, Chart
 
 PAGE = Path("comparisons/index.html")
 _VARIABLES = {OURS: "var(--ours)", MEAN_HAND: "var(--mean)"}
-_PCK_TITLES = {"pck.csv": "3D PCK after Procrustes alignment", "pck_2d.csv": "2D PCK"}
+_PCK_TITLES = {
+    "pck.csv": "3D PCK of joints, after Procrustes alignment",
+    "pck_vertices.csv": "3D PCK of vertices, after Procrustes alignment",
+    "pck_2d.csv": "2D PCK",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +82,6 @@ def pck_curves(runs: Sequence[RunRecord]) -> list[Chart]:
         having = {index: run.pck[evaluation, file] for index, run in enumerate(runs) if (evaluation, file) in run.pck}
         threshold = next(iter(having.values()))[0]
         curves = {index: columns for index, (name, columns) in having.items() if name == threshold}
-        title = f"{evaluation}: {_PCK_TITLES.get(file, file)}"
+        title = f"{evaluation}: {_PCK_TITLES[file]}"
         found.append(pck_chart(f"{evaluation}-{Path(file).stem}", title, threshold, curves, names))
     return found

@@ -66,6 +66,16 @@ def experiment_names() -> list[str]:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+def queued_names() -> set[str]:
+    """The experiments that wait or run in DVC's queue. ValueError outside a DVC repository with commits."""
+    try:
+        with Repo(".") as repo:
+            queue = repo.experiments.celery_queue
+            return {entry.name for entries in (queue.iter_queued(), queue.iter_active()) for entry in entries if entry.name}
+    except (DvcException, SCMError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
 def read_params(fs: DVCFileSystem) -> dict[str, Any]:
     """params.yaml of a revision as a tree; nothing where there is none. ValueError if it is no YAML."""
     path = PARAMS_FILE.as_posix()
@@ -117,7 +127,10 @@ def read_run(name: str, fs: DVCFileSystem) -> RunRecord:
         for evaluation in run.metrics:
             folder = f"results/{evaluation}"
             for path in _fetch(fs, run, folder, Path(scratch), PCK_FILES):
-                run.pck[evaluation, path.name] = read_curve(path)
+                try:
+                    run.pck[evaluation, path.name] = read_curve(path)
+                except ValueError as error:
+                    run.missing.append(_damaged(folder, path, error))
     return run
 
 
@@ -142,12 +155,16 @@ def _read(run: RunRecord, folder: str, path: Path) -> Columns | None:
     try:
         columns = read_columns(path, delimiter="\t")
     except ValueError as error:
-        run.missing.append(f"{folder}/{path.name} ({str(error).removeprefix(f'{path}: ')})")
+        run.missing.append(_damaged(folder, path, error))
         return None
     if not {"step", path.stem} <= set(columns):
         run.missing.append(f"{folder}/{path.name} (expected columns step and {path.stem}, got {', '.join(columns)})")
         return None
     return columns
+
+
+def _damaged(folder: str, path: Path, error: ValueError) -> str:
+    return f"{folder}/{path.name} ({str(error).removeprefix(f'{path}: ')})"
 
 
 def flatten(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
