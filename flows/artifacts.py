@@ -13,9 +13,8 @@ from PIL import Image
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 
 from flows.naming import artifact_key
-from pipelines.summary import ROWS
+from pipelines.summary import METRICS, REPORT, ROWS
 
-METRICS, REPORT = Path("metrics"), Path("reports/index.html")
 OVERLAYS = "logs/*/validation.jpg"  # the latest predictions of each training stage
 OVERLAY_PX = 900  # the picture goes into the server's database
 JPEG_QUALITY = 80
@@ -45,18 +44,14 @@ def figures_table(figures: Figures, former: Figures) -> str:
                 continue
             new, old, mean = ours[row.name], before.get(row.name), mean_hand.get(row.name)
             texts = [row.pattern.format(value) if value is not None else "" for value in (new, old, mean)]
-            change = "" if not old else f"{(new - old) / abs(old):+.1%}{_judged(new, old, row.more_is_better)}"
+            change = "" if not old else f"{(new - old) / abs(old):+.1%}{f' {row.verdict(new, old)}' if new != old else ''}"
             arrow = "↑" if row.more_is_better else "↓"
             lines.append(f"| {evaluation} | {row.label} {arrow} | {texts[0]} | {texts[1]} | {change} | {texts[2]} |")
     return "\n".join(lines)
 
 
-def _judged(new: float, old: float, more_is_better: bool) -> str:
-    return "" if new == old else " better" if (new > old) == more_is_better else " worse"
-
-
 def show_figures(run: str, figures: Figures, former: Figures) -> None:
-    """The table of a run, and below it where its figures come from."""
+    """The table of a run that has figures."""
     if figures:
         create_markdown_artifact(f"## {run}\n\n{figures_table(figures, former)}\n", key=artifact_key("metrics"), description=run)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +20,10 @@ from pipelines.config import ParamsError, load_params
 
 METRICS, SUBMISSIONS, REPORT = Path("metrics"), Path("submissions"), Path("reports/index.html")
 COLUMNS = {"ours": "ours", "mean_hand": "mean hand"}
+# the mean hand has no detector: it stands where ours found a hand, so these compare nothing but the matching
+DETECTION = ("precision", "recall", "ap")
 
+Verdict = Literal["better", "worse", "equal"]
 Figures = Mapping[str, Mapping[str, float]]  # {"ours": {name: value}, "mean_hand": {...}, "count": {...}}
 
 
@@ -31,6 +35,10 @@ class Row:
     label: str
     pattern: str = "{:.2f}"
     more_is_better: bool = False
+
+    def verdict(self, value: float, other: float) -> Verdict:
+        """What the value is beside another one, by the figure's own direction."""
+        return "equal" if value == other else "better" if (value > other) == self.more_is_better else "worse"
 
 
 ROWS = (
@@ -80,8 +88,7 @@ def row_cells(row: Row, figures: Figures) -> list[Text]:
     """Our value and the mean hand's, each empty where it was not measured."""
     values = [figures.get(who, {}).get(row.name) for who in COLUMNS]
     known = [value for value in values if value is not None]
-    # the mean hand stands where our detector found a hand: detection figures compare nothing
-    compared = row.name not in ("precision", "recall", "ap") and len(set(known)) > 1
+    compared = row.name not in DETECTION and len(set(known)) > 1
     best = (max if row.more_is_better else min)(known) if compared else None
     texts = ["" if value is None else row.pattern.format(value) for value in values]
     return [Text(text, "green" if text and value == best else "") for text, value in zip(texts, values, strict=True)]

@@ -13,10 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from pipelines.experiments.runs import RunRecord
-from pipelines.summary import ROWS, Row
+from pipelines.summary import ROWS, Row, Verdict
 
 ABSENT = "–"
-Verdict = Literal["", "better", "worse", "equal"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class MetricCell:
 
     value: str
     change: str
-    verdict: Verdict
+    verdict: Verdict | Literal[""]
     interval: str
 
 
@@ -88,7 +87,7 @@ def _cell(row: Row, run: RunRecord, first: RunRecord, evaluation: str) -> Metric
     interval = f"{row.pattern.format(limits[0])} to {row.pattern.format(limits[1])}" if limits else ""
     if before is None or run is first:
         return MetricCell(row.pattern.format(value), "", "", interval)
-    verdict: Verdict = "equal" if value == before else "better" if (value > before) == row.more_is_better else "worse"
+    verdict = row.verdict(value, before)
     change = "=" if verdict == "equal" else f"{'+' if value > before else '−'}{row.pattern.format(abs(value - before))}"
     return MetricCell(row.pattern.format(value), change, verdict, interval)
 

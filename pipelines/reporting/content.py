@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pipelines.config import EvaluationConfig
 from pipelines.reporting.pictures import joined, plural
 from pipelines.reporting.predictions import shows_single_hands
-from pipelines.summary import COLUMNS, ROWS, Figures, Row
+from pipelines.summary import COLUMNS, DETECTION, ROWS, Figures, Row, Verdict
 
 HEADLINE = ("error_2d_fraction", "root_aligned_mpjpe_mm", "pa_mpjpe_mm", "precision", "recall")
-# the mean hand has no detector: it stands where ours found a hand, so these compare nothing but the matching
-DETECTION = ("precision", "recall", "ap")
-INTERVALS = "ours_ci95"  # {name: [low, high]}
+INTERVALS, HEADLINE_INTERVALS = "ours_ci95", "headline_ci95"  # {name: [low, high]}
 _BY_NAME = {row.name: row for row in ROWS}
 
 
@@ -71,20 +69,21 @@ class Evaluation:
         """(name, ours, its 95 % interval, mean hand) of every measured figure, then the protocol's own figures and the counts."""
         ours, mean_hand = (self.figures.get(who, {}) for who in COLUMNS)
         intervals: Mapping[str, Any] = self.figures.get(INTERVALS, {})
+        of_group: Mapping[str, Any] = {"headline": self.figures.get(HEADLINE_INTERVALS, {})}
         names = [*ours, *(name for name in mean_hand if name not in ours)]
-        rows = [
-            (name, _raw(ours.get(name)), " to ".join(_raw(x) for x in intervals.get(name, ())), _raw(mean_hand.get(name))) for name in names
-        ]
-        groups = [(group, figures) for group, figures in self.figures.items() if group not in (*COLUMNS, INTERVALS)]
-        return [*rows, *((f"{group}: {name}", _raw(value), "", "") for group, figures in groups for name, value in figures.items())]
+        rows = [(name, _raw(ours.get(name)), _between(intervals, name), _raw(mean_hand.get(name))) for name in names]
+        groups = [(group, figures) for group, figures in self.figures.items() if group not in (*COLUMNS, INTERVALS, HEADLINE_INTERVALS)]
+        for group, figures in groups:
+            rows += [(f"{group}: {name}", _raw(value), _between(of_group.get(group, {}), name), "") for name, value in figures.items()]
+        return rows
 
 
 def number_of(row: Row, figures: Figures) -> Number:
     """One row of the table for one evaluation; empty texts where nothing was measured."""
     ours, mean_hand = (figures.get(who, {}).get(row.name) for who in COLUMNS)
-    verdict = ""
+    verdict: Verdict | Literal[""] = ""
     if ours is not None and mean_hand is not None and row.name not in DETECTION:
-        verdict = "equal" if ours == mean_hand else "better" if (ours > mean_hand) == row.more_is_better else "worse"
+        verdict = row.verdict(ours, mean_hand)
     texts = ["" if value is None else row.pattern.format(value) for value in (ours, mean_hand)]
     bounds: Any = figures.get(INTERVALS, {}).get(row.name, ())
     interval = " to ".join(row.pattern.format(bound) for bound in bounds)
@@ -117,6 +116,10 @@ def meta_lines(meta: Mapping[str, Any]) -> list[tuple[str, str]]:
         else:
             lines.append((key, _raw(value)))
     return lines
+
+
+def _between(intervals: Mapping[str, Any], name: str) -> str:
+    return " to ".join(_raw(bound) for bound in intervals.get(name, ()))
 
 
 def _raw(value: Any) -> str:
