@@ -21,11 +21,10 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipelines.config import PARAMS_FILE
-from pipelines.reporting.inputs import PCK_FILES, Columns, read_columns, read_curve
+from pipelines.reporting.inputs import PCK_FILES, TRAINING_STAGES, Columns, read_columns, read_curve
 
 WORKSPACE = "workspace"
 LOGGED = ("train", "validation")  # the groups of a stage's curves
-TRAINING_STAGES = ("crop", "multi")
 _DVC_ERRORS = (DvcException, DataIndexError, OSError)
 
 
