@@ -300,6 +300,7 @@ class SpeedConfig(Section):
 class ReportConfig(Section):
     num_samples: PositiveInt
     num_scenes: PositiveInt
+    unregularized: Annotated[str, Field(min_length=1)]  # folder of a crop model trained without L_reg, for Fig. 10; need not be there
 
 
 class Params(Section):

@@ -113,6 +113,11 @@ def test_figures_are_those_of_plain_loops(tmp_path: Path, mean_hand: MeanHand) -
     assert headline["handedness_accuracy"] == pytest.approx(6 / 9)
     assert headline["hand_type_accuracy"] == pytest.approx(7 / 8)
     assert table["found"].sum() == 8
+    intervals = results.metrics["headline_ci95"]
+    assert set(intervals) == set(headline)
+    assert all(low <= headline[name] <= high for name, (low, high) in intervals.items())
+    assert intervals["mrrpe_mm"] == pytest.approx([min(roots), max(roots)], rel=1e-4)  # two images: both may be drawn twice
+    assert intervals["epe_mm"][0] < intervals["epe_mm"][1]
     assert results.metrics["ours"]["mpjpe_mm"] > 0  # one camera: positions can be compared
 
 
@@ -132,6 +137,7 @@ def test_without_missed_hands_it_is_the_library_s_measure(tmp_path: Path, mean_h
     assert results.metrics["headline"]["epe_mm"] == pytest.approx(expected["all"] * 1000, rel=1e-5)
     assert results.metrics["headline"]["epe_interacting_mm"] == pytest.approx(expected["interacting"] * 1000, rel=1e-5)
     assert "epe_single_mm" not in results.metrics["headline"]
+    assert "epe_single_mm" not in results.metrics["headline_ci95"]
 
 
 def test_images_with_a_hand_of_unknown_type_have_no_handedness(tmp_path: Path, mean_hand: MeanHand) -> None:

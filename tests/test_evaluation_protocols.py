@@ -174,6 +174,13 @@ def test_crops_are_measured_as_by_plain_loops(key: str) -> None:
     assert json.loads(Path(f"results/{key}/strata.json").read_text())["centers"] == "true"
 
 
+def bounds_hold(metrics: dict) -> None:
+    """Every headline figure lies in an interval of its own."""
+    assert set(metrics["headline_ci95"]) == set(metrics["headline"])
+    for name, (low, high) in metrics["headline_ci95"].items():
+        assert low <= metrics["headline"][name] <= high, name
+
+
 def test_hands_under_their_true_type() -> None:
     """Where the type was predicted wrong the network is asked again: other joints; where it was right nothing changes."""
     metrics, table = measured("rhd-crop")
@@ -189,6 +196,7 @@ def test_hands_under_their_true_type() -> None:
     assert metrics["headline"]["epe_true_side_mm"] == pytest.approx(table["epe_true_side_mm"].mean(), rel=1e-3)
     assert metrics["headline"]["hand_type_accuracy"] == pytest.approx(right.mean(), rel=1e-3)
     assert metrics["headline"]["epe_larger_hand_mm"] == pytest.approx(table["epe_mm"][table["hand"] == 0].mean(), rel=1e-3)
+    bounds_hold(metrics)
 
 
 @pytest.mark.parametrize(("key", "protocol"), [("rhd-whole", "two-hands"), ("interhand-whole", "interhand")])
@@ -295,6 +303,7 @@ def test_masks_are_compared_with_rendered_silhouettes() -> None:
     assert metrics["headline"]["mask_iou_all"] == pytest.approx(np.nan_to_num(expected).mean(), abs=3e-3)
     assert metrics["headline"]["foreground_iou"] == pytest.approx(both / either, abs=3e-3)
     assert metrics["headline"]["recall"] == pytest.approx(np.isfinite(expected).mean(), rel=1e-4)
+    bounds_hold(metrics)
     assert "error_2d_px" not in metrics["ours"]  # there are no keypoints
     assert config.protocol == "masks"
     assert metrics["mean_hand"] == {}

@@ -66,10 +66,12 @@ def test_evaluate(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([name]) == 0
     assert capsys.readouterr().out == f"wrote metrics/{name}.json\n"
     metrics = orjson.loads(Path(f"metrics/{name}.json").read_bytes())
-    assert list(metrics) == ["ours", "mean_hand", "count", "headline", "ours_ci95"]
+    assert list(metrics) == ["ours", "mean_hand", "count", "headline", "ours_ci95", "headline_ci95"]
     assert metrics["count"]["hands"] == 6
-    bounds = metrics.pop("ours_ci95")
+    bounds, of_headline = metrics.pop("ours_ci95"), metrics.pop("headline_ci95")
     assert all(low <= metrics["ours"][figure] <= high for figure, (low, high) in bounds.items())
+    assert all(low <= metrics["headline"][figure] <= high for figure, (low, high) in of_headline.items())
+    assert set(of_headline) == set(metrics["headline"])
     numbers = [
         value for group in (*metrics.values(), {i: v for i, pair in enumerate(bounds.values()) for v in pair}) for value in group.values()
     ]

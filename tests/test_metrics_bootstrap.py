@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handnet.metrics import bootstrap_mean, bootstrap_ratio, bootstrap_statistic, mask_iou, mask_overlap
+from handnet.metrics import bootstrap_mean, bootstrap_ratio, bootstrap_statistic, bootstrap_sums, mask_iou, mask_overlap
 
 
 def naive_draws(num_groups, num_resamples, seed):
@@ -36,6 +36,15 @@ def test_intervals_follow_the_loop(seed, num):
     np.testing.assert_allclose(ratio, np.percentile(ratios, [2.5, 97.5]), rtol=1e-9)
     general = bootstrap_statistic(lambda index: index.sum() / (index + 1).sum(), num, groups, num_resamples=50, seed=seed)
     np.testing.assert_allclose(general, ratio, rtol=1e-9)
+    sums = np.array([[own.sum(), (own + 1).sum()] for own in members])
+    of_sums = bootstrap_sums(lambda drawn: np.stack([drawn[:, 0] / drawn[:, 1], drawn[:, 1] * np.nan], 1), sums, num_resamples=50, seed=seed)
+    np.testing.assert_allclose(of_sums, [ratio, [np.nan, np.nan]], rtol=1e-9)
+
+
+@pytest.mark.parametrize(("sums", "message"), [(np.ones(3), "shape"), (np.ones((0, 2)), "at least one group"), ([[np.nan]], "finite")])
+def test_bad_sums_are_refused(sums, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_sums(lambda drawn: drawn, sums)
 
 
 def test_the_interval_of_many_samples_is_the_normal_one():

@@ -8,15 +8,18 @@ import io
 import json
 import os
 import re
+import shutil
 from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from fake_hands import make_crops, write_shards
 from fake_run import FIGURES, TERMS, VALIDATED, write_run
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from pipelines.config import load_params
 from pipelines.published import TABLES
@@ -271,17 +274,74 @@ def test_bad_params_stop_first(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main(["crop"]) == 2
 
 
-def test_a_preset_name_cannot_break_the_page(tmp_path: Path, run: Path) -> None:
-    """Whatever is in a file is text on the page."""
-    for name in ("dvc.yaml", "data", "models", "logs", "metrics", "results", "submissions"):
-        os.symlink(run / name, tmp_path / name)
+@pytest.fixture(scope="module")
+def unusual(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same run under a name with markup, its first stage trained from URLs only, and beside it a model for Fig. 10."""
+    folder = tmp_path_factory.mktemp("unusual")
+    for name in ("dvc.yaml", "data", "logs", "metrics", "results", "submissions"):
+        os.symlink(run / name, folder / name)
+    shutil.copytree(run / "models", folder / "models")
+    description = json.loads((folder / "models/crop/model.json").read_text())
+    url = "s3://bucket/shards/train"
+    description["provenance"] |= {"data": url, "mixture": {"far": {"path": url, "weight": 1.0}}}
+    (folder / "models/crop/model.json").write_text(json.dumps(description))
+    shutil.copytree(folder / "models/crop", folder / "models/crop-unregularized")
+    weights = load_file(folder / "models/crop-unregularized/model.safetensors")
+    weights["hands.first.5.bias"] += 3 * torch.randn(64, generator=torch.Generator().manual_seed(1))  # wild poses
+    save_file(weights, folder / "models/crop-unregularized/model.safetensors")
     params = (run / "params.yaml").read_text().replace("preset: tiny", "preset: '<script>&'")
-    (tmp_path / "params.yaml").write_text(params)
-    with contextlib.chdir(tmp_path):
+    (folder / "params.yaml").write_text(params)
+    with contextlib.chdir(folder):
         assert main([]) == 0
-    page = Page((tmp_path / "reports/index.html").read_text())
+    return folder
+
+
+def test_a_preset_name_cannot_break_the_page(unusual: Path) -> None:
+    """Whatever is in a file is text on the page."""
+    page = Page((unusual / "reports/index.html").read_text())
     assert len(page.of("script")) == 2
     assert "<script>&" in page.text
+
+
+def test_data_behind_urls_is_named_and_not_shown(unusual: Path) -> None:
+    page, readme = Page((unusual / "reports/index.html").read_text()), (unusual / "reports/README.md").read_text()
+    sentence = "models/crop learned from s3://bucket/shards/train; what is behind URLs is not shown."
+    assert sentence in page.text
+    assert sentence in readme
+    assert "samples.jpg" not in readme
+    assert not (unusual / "reports/assets/samples.jpg").exists()
+    assert (unusual / "reports/assets/scenes.jpg").exists()  # the second stage's are here
+
+
+def test_with_and_without_regularisation(run: Path, page: Page, unusual: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Fig. 10 where its second model is there; where it is not, how to make it."""
+    assert "dvc get . models/crop --rev unregularized -o models/crop-unregularized" in page.text
+    assert "-S train.crop.loss.pose_limits=0 -S train.crop.loss.shape_prior=0" in (run / "reports/README.md").read_text()
+    text = Page((unusual / "reports/index.html").read_text()).text
+    assert "dvc get" not in text
+    assert "Of 6 held-out hands" in text
+    shares = re.search(r"(\d+)% have a joint more than 5° beyond its limits with it .* (\d+)% have .* without it", text)
+    assert shares is not None
+    captions = re.findall(r"\d{6}: furthest angle (\d+)° beyond its limits with, (\d+)° without", text)
+    assert len(captions) == load_params(run / "params.yaml").report.num_scenes
+    without = [int(second) for _, second in captions]
+    assert without == sorted(without, reverse=True)
+    assert all(int(first) < int(second) for first, second in captions)
+    assert shares[2] == "100"
+    with Image.open(unusual / "reports/assets/regularization.jpg") as sheet:
+        assert sheet.width > 5 * 200
+    (unusual / "models/crop-unregularized/model.safetensors").unlink()
+    with contextlib.chdir(unusual):
+        assert main([]) == 1
+    assert "models/crop-unregularized/model.safetensors: not found; report.unregularized" in capsys.readouterr().err
+
+
+def test_the_viewer_lists_every_image_once(page: Page, run: Path) -> None:
+    text = (run / "reports/index.html").read_text()
+    scenes = json.loads(re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, re.DOTALL)[1])["scenes"]  # type: ignore[index]
+    subjects = [re.sub(r", .*?(\d{6})", r", \1", scene["name"]) for scene in scenes]
+    assert len(subjects) >= 4
+    assert len(set(subjects)) == len(subjects)
 
 
 def test_an_older_table_of_hands_is_noticed(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,7 +4,7 @@
 """
 
 from handnet.metrics.alignment import procrustes, root_align, root_offset, scale_root_align, scale_root_offset
-from handnet.metrics.bootstrap import bootstrap_mean, bootstrap_ratio, bootstrap_statistic
+from handnet.metrics.bootstrap import bootstrap_mean, bootstrap_ratio, bootstrap_statistic, bootstrap_sums
 from handnet.metrics.curves import AUC_THRESHOLDS_M, auc, pck, pck_counts
 from handnet.metrics.detection import Matches, average_precision, greedy_matches, hand_type_accuracy, match_detections, precision_recall
 from handnet.metrics.errors import camera_space_errors, mpjpe, mpvpe, mrrpe, point_errors
@@ -23,6 +23,7 @@ __all__ = [
     "bootstrap_mean",
     "bootstrap_ratio",
     "bootstrap_statistic",
+    "bootstrap_sums",
     "camera_space_errors",
     "epe",
     "f_score",

@@ -59,10 +59,34 @@ def bootstrap_ratio(
     columns = np.concatenate([numerators.reshape(num, -1), denominators.reshape(num, -1)], axis=1)
     sums = np.zeros((num_groups, columns.shape[1]))
     np.add.at(sums, index, columns)
-    drawn = np.concatenate([counts @ sums for counts in _draws(num_groups, num_resamples, confidence, seed)])
-    top, bottom = np.split(drawn, 2, axis=1)
-    ratios = np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
-    return _percentiles(ratios, confidence).reshape(*figures, 2)
+
+    def ratios(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        top, bottom = np.split(drawn, 2, axis=1)
+        return np.divide(top, bottom, out=np.full_like(top, np.nan), where=bottom > 0)
+
+    return bootstrap_sums(ratios, sums, num_resamples=num_resamples, confidence=confidence, seed=seed).reshape(*figures, 2)
+
+
+def bootstrap_sums(
+    figures: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    sums: Float[np.ndarray, "groups columns"],
+    *,
+    num_resamples: int = NUM_RESAMPLES,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> Float[np.ndarray, "k 2"]:
+    """Intervals of k figures that follow from sums over samples: `figures` turns (resamples, columns) into (resamples, k).
+
+    `sums` holds what each group adds to each column, such as the summed errors and the number of samples of every joint.
+    Resamples of which a figure is NaN are left out of its interval. Raises ValueError for wrong shapes, infinities, no group.
+    """
+    sums = np.asarray(sums, np.float64)
+    if sums.ndim != 2 or not len(sums):
+        raise ValueError(f"sums: expected shape (groups, columns) with at least one group, got {sums.shape}")
+    if not np.isfinite(sums).all():
+        raise ValueError("sums: expected finite numbers, got NaN or infinity")
+    drawn = np.concatenate([counts @ sums for counts in _draws(len(sums), num_resamples, confidence, seed)])
+    return _percentiles(figures(drawn), confidence)
 
 
 def bootstrap_statistic(

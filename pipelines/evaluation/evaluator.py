@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from handnet.centers import CenterDefinition
-from handnet.metrics import AUC_THRESHOLDS_M
+from handnet.metrics import AUC_THRESHOLDS_M, bootstrap_ratio
 from handnet.skeleton import WRIST
 from pipelines.config import EvaluationConfig
 from pipelines.evaluation.baseline import Placement, placed_keypoints, posed
@@ -25,7 +25,7 @@ from pipelines.evaluation.matching import ImageMatch, MatchCollector, match_keyp
 from pipelines.evaluation.mean_hand import MeanHand
 from pipelines.evaluation.measures import THRESHOLDS_2D, Measured, measure, targets_of
 from pipelines.evaluation.measures_3d import MM, is_known, spread
-from pipelines.evaluation.protocols import headline
+from pipelines.evaluation.protocols import headline, headline_intervals
 from pipelines.evaluation.rows import RowPlaces, put_identity, row_places
 from pipelines.evaluation.runner import EvaluatedImage, shown
 from pipelines.evaluation.strata import stratify
@@ -40,9 +40,9 @@ WHO = ("ours", "mean_hand")
 
 @dataclass(frozen=True, kw_only=True)
 class Results:
-    """metrics: groups "ours", "mean_hand", "headline", "count" of figures and "ours_ci95" of intervals; strata as of `stratify`.
+    """metrics: groups "ours", "mean_hand", "headline", "count" of figures, "ours_ci95" and "headline_ci95" of intervals.
 
-    pck, pck_vertices, pck_2d: thresholds and the shares of correct points of ours and of the mean hand.
+    strata: as of `stratify`. pck, pck_vertices, pck_2d: thresholds and the shares of correct points of ours and of the mean hand.
     """
 
     metrics: dict[str, dict[str, Any]]
@@ -68,7 +68,7 @@ class Evaluator:
         self.pck_vertices = {who: PckCounter(AUC_THRESHOLDS_M) for who in WHO}
         self.pck_2d = {who: PckCounter(THRESHOLDS_2D) for who in WHO}
         self.interhand = InterhandFigures()
-        self.num_both = self.num_either = 0
+        self.overlaps: list[tuple[int, int]] = []  # pixels in both masks and in either, image by image
 
     def add(self, image: EvaluatedImage) -> None:
         """One image. It is measured, and its rows written, when there are enough of them."""
@@ -80,8 +80,7 @@ class Evaluator:
             mean = match_keypoints(place, image.predicted.score, image.hands, self.config.min_similarity)
             self.matches["mean_hand"].add(mean, image.predicted.score)
         if image.overlap is not None:
-            self.num_both += image.overlap.num_both
-            self.num_either += image.overlap.num_either
+            self.overlaps.append((image.overlap.num_both, image.overlap.num_either))
         if self.config.protocol == "interhand" and not image.unlabelled:
             # at given centres a hand is known to be there, so only its side can be wrong
             scores = np.ones(len(image.predicted)) if self.given else image.predicted.score
@@ -173,6 +172,15 @@ class Evaluator:
         for name in MEAN_HAND_FIGURES:
             rows.put(f"{MEAN_HAND}{name}", found, mean.columns[name])
 
+    def _extra(self) -> tuple[Figures, dict[str, list[float]]]:
+        """What no column of the table holds, and its intervals."""
+        if self.config.protocol == "interhand":
+            return self.interhand.figures(), self.interhand.intervals()
+        both, either = np.array(self.overlaps, np.float64).reshape(-1, 2).T
+        if not either.any():
+            return {}, {}
+        return {"foreground_iou": float(both.sum() / either.sum())}, {"foreground_iou": bootstrap_ratio(both, either).tolist()}
+
     def results(self, table: Mapping[str, NDArray]) -> Results:
         """Figures of the written table's columns. ValueError when no image had a measurable hand."""
         if not self.num_hands:
@@ -187,9 +195,8 @@ class Evaluator:
         if (~np.isnan(right)).any():
             metrics["ours"]["hand_type_accuracy"] = float(np.nanmean(right))
         metrics = {who: finite_figures(figures) for who, figures in metrics.items()}
-        extra: Figures = self.interhand.figures() if self.config.protocol == "interhand" else {}
-        if self.num_either:
-            extra["foreground_iou"] = self.num_both / self.num_either
+        extra, extra_ci95 = self._extra()
+        ours_ci95 = intervals(table, matches, self.num_images)
         labelled, found = table["labelled"], table["found"]
         count = {
             "images": self.num_images,
@@ -204,7 +211,8 @@ class Evaluator:
                 **metrics,
                 "count": {name: float(value) for name, value in count.items()},
                 "headline": headline(self.config.protocol, metrics["ours"], table, extra),
-                "ours_ci95": intervals(table, matches, self.num_images),
+                "ours_ci95": ours_ci95,
+                "headline_ci95": headline_intervals(self.config.protocol, ours_ci95, table, extra_ci95),
             },
             strata=stratify(table),
             pck={"threshold_mm": AUC_THRESHOLDS_M * MM} | {who: counter.curve() for who, counter in self.pck.items()},

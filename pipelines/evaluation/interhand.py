@@ -11,12 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.metrics import handedness_accuracy, mrrpe, point_errors, root_align
+from handnet.metrics import bootstrap_mean, bootstrap_sums, handedness_accuracy, mrrpe, point_errors, root_align
+from handnet.metrics.interhand import PRESENT_ABOVE
 from handnet.skeleton import NUM_KEYPOINTS, WRIST
 from pipelines.evaluation.measures_3d import MM, is_known
 
 Array = NDArray[np.float64]
 GROUPS = ("single", "interacting")
+KINDS = {"epe_mm": (0, 1), "epe_single_mm": (0,), "epe_interacting_mm": (1,)}  # figures and the groups they are over
+NUM_BLOCKS = 2000  # images are drawn for intervals one by one up to this number, from then on some share a draw, which bounds the memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,8 @@ class InterhandFigures:
     """Sums over any number of images."""
 
     def __init__(self) -> None:
-        self.sums = np.zeros((len(GROUPS), 2 * NUM_KEYPOINTS))  # the left hand's joints, then the right one's
+        # by block of images, group, joint: the left hand's, then the right one's
+        self.sums = np.zeros((NUM_BLOCKS, len(GROUPS), 2 * NUM_KEYPOINTS))
         self.counts = np.zeros_like(self.sums)
         self.roots: list[Array] = []  # (4, 3): left, right, true left, true right wrist
         self.probabilities: list[list[float]] = []  # of a left and of a right hand, image by image
@@ -50,8 +54,9 @@ class InterhandFigures:
         errors = point_errors(root_align(found.keypoints_m[known], found.target_m[known], root=WRIST), found.target_m[known]) * MM
         group = (found.num_hands[known] > 1).astype(np.int64)
         columns = found.side[known, None] * NUM_KEYPOINTS + np.arange(NUM_KEYPOINTS)
-        np.add.at(self.sums, (group[:, None], columns), errors)
-        np.add.at(self.counts, (group[:, None], columns), 1.0)
+        block = found.image[known] % NUM_BLOCKS
+        np.add.at(self.sums, (block[:, None], group[:, None], columns), errors)
+        np.add.at(self.counts, (block[:, None], group[:, None], columns), 1.0)
         comparable = known & found.shared
         for image in np.unique(found.image[comparable]):
             pair = [np.flatnonzero(comparable & (found.image == image) & (found.side == side)) for side in (0, 1)]
@@ -66,14 +71,42 @@ class InterhandFigures:
 
     def figures(self) -> dict[str, float]:
         """epe_mm of all, single and interacting hands, mrrpe_mm, handedness_accuracy; NaN where nothing was there to measure."""
-        epe = {"epe_mm": self._mean(slice(None))} | {f"epe_{name}_mm": self._mean(slice(i, i + 1)) for i, name in enumerate(GROUPS)}
-        roots = np.array(self.roots).reshape(-1, 4, 3)
+        totals = np.stack([self.sums.sum(axis=0), self.counts.sum(axis=0)])
+        epe = dict(zip(KINDS, _joint_means(totals.reshape(1, -1))[0].tolist(), strict=True))
+        roots = self._roots()
         distance = mrrpe(*roots.transpose(1, 0, 2)) * MM if len(roots) else np.nan
-        probabilities, present = np.array(self.probabilities).reshape(-1, 2), np.array(self.present, bool).reshape(-1, 2)
-        return {**epe, "mrrpe_mm": distance, "handedness_accuracy": handedness_accuracy(probabilities, present)}
+        return {**epe, "mrrpe_mm": distance, "handedness_accuracy": handedness_accuracy(*self._sides())}
 
-    def _mean(self, groups: slice) -> float:
-        """Mean over the joints of each one's mean error."""
-        sums, counts = self.sums[groups].sum(axis=0), self.counts[groups].sum(axis=0)
-        seen = counts > 0
-        return float((sums[seen] / counts[seen]).mean()) if seen.any() else np.nan
+    def intervals(self) -> dict[str, list[float]]:
+        """95 % intervals [low, high] of the figures, images drawn with replacement; those that were not measured are left out."""
+        measured = self.counts.any(axis=(1, 2))
+        found: dict[str, list[float]] = {}
+        if measured.any():
+            sums = np.stack([self.sums[measured], self.counts[measured]], axis=1).reshape(int(measured.sum()), -1)
+            found |= dict(zip(KINDS, bootstrap_sums(_joint_means, sums).tolist(), strict=True))
+        roots, (probabilities, present) = self._roots(), self._sides()
+        if len(roots):
+            offset = (roots[:, 0] - roots[:, 1]) - (roots[:, 2] - roots[:, 3])
+            found["mrrpe_mm"] = bootstrap_mean(np.linalg.norm(offset, axis=1) * MM).tolist()
+        if len(present):
+            right = ((probabilities > PRESENT_ABOVE) == present).all(axis=1)
+            found["handedness_accuracy"] = bootstrap_mean(right.astype(np.float64)).tolist()
+        return found
+
+    def _roots(self) -> Array:
+        return np.array(self.roots).reshape(-1, 4, 3)
+
+    def _sides(self) -> tuple[Array, NDArray[np.bool_]]:
+        return np.array(self.probabilities, np.float64).reshape(-1, 2), np.array(self.present, bool).reshape(-1, 2)
+
+
+def _joint_means(sums: Array) -> Array:
+    """(r, kinds) means over the joints of each one's mean error; sums (r, 2 * groups * joints) of errors, then of their numbers."""
+    errors, counts = np.moveaxis(sums.reshape(len(sums), 2, len(GROUPS), 2 * NUM_KEYPOINTS), 1, 0)
+    means = np.full((len(sums), len(KINDS)), np.nan)
+    for i, groups in enumerate(KINDS.values()):
+        top, bottom = errors[:, groups].sum(axis=1), counts[:, groups].sum(axis=1)
+        joints = np.divide(top, bottom, out=np.zeros_like(top), where=bottom > 0)
+        num = (bottom > 0).sum(axis=1)
+        np.divide(joints.sum(axis=1), num, out=means[:, i], where=num > 0)
+    return means

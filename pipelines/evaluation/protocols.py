@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from handnet.metrics import bootstrap_mean
 from pipelines.config import Protocol
 from pipelines.evaluation.summary import Figures
 
@@ -30,11 +31,38 @@ def headline(protocol: Protocol, ours: Figures, table: Mapping[str, NDArray], ex
         figures = {f"{name}_cm": ours[f"{name}_mm"] / 10 for name in ("pa_mpjpe", "pa_mpvpe") if f"{name}_mm" in ours} | figures
     if protocol == "two-hands":
         # the data's owners measure the hand with the larger mask, which adapters put first
-        figures["epe_larger_hand_mm"] = _mean(table["epe_mm"][table["hand"] == 0])
+        figures["epe_larger_hand_mm"] = _mean(_epe_of_larger_hands(table))
     if protocol == "masks":
-        ious = table["mask_iou"][table["labelled"]]
-        figures["mask_iou_all"] = _mean(np.nan_to_num(ious, nan=0.0))  # a missed hand overlaps with nothing
+        figures["mask_iou_all"] = _mean(_ious_of_all_hands(table))
     return {name: value for name, value in (figures | extra).items() if np.isfinite(value)}
+
+
+def headline_intervals(
+    protocol: Protocol, ours: Mapping[str, list[float]], table: Mapping[str, NDArray], extra: Mapping[str, list[float]]
+) -> dict[str, list[float]]:
+    """95 % intervals [low, high] of the figures of `headline`, from the intervals of ours and of `extra`."""
+    found = {name: ours[name] for name in _TAKEN[protocol] if name in ours}
+    if protocol == "aligned":
+        centimetres = {f"{name}_cm": ours[f"{name}_mm"] for name in ("pa_mpjpe", "pa_mpvpe") if f"{name}_mm" in ours}
+        found = {name: [bound / 10 for bound in interval] for name, interval in centimetres.items()} | found
+    if protocol == "two-hands":
+        found |= _interval("epe_larger_hand_mm", _epe_of_larger_hands(table), table)
+    if protocol == "masks":
+        found |= _interval("mask_iou_all", _ious_of_all_hands(table), table)
+    return {name: interval for name, interval in (found | dict(extra)).items() if np.isfinite(interval).all()}
+
+
+def _epe_of_larger_hands(table: Mapping[str, NDArray]) -> NDArray[np.float64]:
+    return np.where(table["hand"] == 0, table["epe_mm"], np.nan)
+
+
+def _ious_of_all_hands(table: Mapping[str, NDArray]) -> NDArray[np.float64]:
+    """A missed hand overlaps with nothing."""
+    return np.where(table["labelled"], np.nan_to_num(table["mask_iou"], nan=0.0), np.nan)
+
+
+def _interval(name: str, values: NDArray[np.float64], table: Mapping[str, NDArray]) -> dict[str, list[float]]:
+    return {name: bootstrap_mean(values, table["image"]).tolist()} if (~np.isnan(values)).any() else {}
 
 
 def _mean(values: NDArray[np.float64]) -> float:

@@ -12,7 +12,8 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from handnet.predict import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
-from pipelines.reporting.inputs import MODELS
+from pipelines.config_mixture import is_remote
+from pipelines.reporting.inputs import DATA, MODELS
 from pipelines.reporting.stages import Stage
 from pipelines.shards.manifest import MANIFEST, digest, load_manifest
 
@@ -35,6 +36,14 @@ class ModelRow:
     folder: str
     description: ModelDescription
     size: str
+
+    @property
+    def trained_on(self) -> str:
+        """The folders and URLs of the parts it learned from."""
+        parts = self.description.provenance.get("mixture")
+        if not isinstance(parts, dict):
+            return f"{DATA.name}/{self.description.provenance.get('data', '')}"
+        return ", ".join(str(part.get("path", name)) for name, part in parts.items())
 
     @property
     def training(self) -> str:
@@ -88,11 +97,17 @@ def read_model(stage: str) -> ModelRow:
 
 
 def training_data(model: ModelRow) -> str:
-    """The folder below data/ that a model was trained on."""
+    """Where the largest part of what a model was trained on lies: a folder below data/, or a URL if no part is here."""
     data = model.description.provenance.get("data")
     if not isinstance(data, str):
         raise ValueError(f"{model.folder}/{DESCRIPTION_NAME}: provenance.data: expected the folder of the training shards, got {data!r}")
     return data
+
+
+def training_shards(model: ModelRow) -> Path | None:
+    """The folder of the training shards, None if all of them are behind URLs."""
+    data = training_data(model)
+    return None if is_remote(data) else DATA / data
 
 
 def stage_rows(stages: Sequence[Stage], unfinished: str) -> list[StageRow]:

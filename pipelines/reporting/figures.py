@@ -8,8 +8,8 @@ from pipelines.evaluation.frames import center_definition
 from pipelines.plotting import Chart
 from pipelines.progress import Progress
 from pipelines.reporting.charts import loss_chart, pck_chart, term_chart, terms_sheet
-from pipelines.reporting.facts import ModelRow, training_data
-from pipelines.reporting.inputs import DATA, PCK_FILES, RESULTS, Columns, read_curve
+from pipelines.reporting.facts import ModelRow, training_data, training_shards
+from pipelines.reporting.inputs import PCK_FILES, RESULTS, Columns, read_curve
 from pipelines.reporting.overlays import labelled_centers, labelled_masks, labelled_skeletons, plain
 from pipelines.reporting.pictures import Cell, PictureTable, Row, evenly_spaced, joined, plural
 from pipelines.shards import ShardReader
@@ -39,9 +39,10 @@ class TrainingCurves:
 
 def sample_hands(model: ModelRow, num: int, progress: Progress) -> PictureTable:
     """Single hands the first training stage learns from, each beside its labelled skeleton."""
-    data = training_data(model)
-    reader = ShardReader(DATA / data)
-    rows = []
+    columns, shards = ("image", "labels"), training_shards(model)
+    if shards is None:
+        return _elsewhere("samples", model, columns)
+    reader, rows = ShardReader(shards), []
     for index in evenly_spaced(len(reader), num):
         sample = reader.read(index, labels_3d=False)
         sides = joined([("left", "right")[hand.side] for hand in sample.hands])
@@ -51,14 +52,16 @@ def sample_hands(model: ModelRow, num: int, progress: Progress) -> PictureTable:
         )
         rows.append(Row(name=sample.key, caption=sample.key, cells=cells))
         progress.advance()
-    alt = f"Single hands of data/{data} beside their labelled keypoints."
-    return PictureTable(name="samples", alt=alt, columns=("image", "labels"), rows=tuple(rows), rows_abreast=3)
+    alt = f"Single hands of {shards.as_posix()} beside their labelled keypoints."
+    return PictureTable(name="samples", alt=alt, columns=columns, rows=tuple(rows), rows_abreast=3)
 
 
 def composed_scenes(model: ModelRow, num: int, progress: Progress) -> PictureTable:
     """Scenes the second training stage learns from, with masks and boxes, and with keypoints and centres."""
-    data = training_data(model)
-    reader, definition = ShardReader(DATA / data), center_definition(model.description.provenance)
+    columns, shards = ("scene", "masks and boxes", "keypoints and centres"), training_shards(model)
+    if shards is None:
+        return _elsewhere("scenes", model, columns)
+    reader, definition = ShardReader(shards), center_definition(model.description.provenance)
     rows = []
     for index in evenly_spaced(len(reader), num):
         sample = reader.read(index, labels_3d=False)
@@ -70,9 +73,14 @@ def composed_scenes(model: ModelRow, num: int, progress: Progress) -> PictureTab
         )
         rows.append(Row(name=sample.key, caption=f"{sample.key}: {count if sample.hands else 'no hand'}", cells=cells))
         progress.advance()
-    columns = ("scene", "masks and boxes", "keypoints and centres")
-    alt = f"Composed scenes of data/{data} with their labels. Columns: {', '.join(columns)}."
+    alt = f"Composed scenes of {shards.as_posix()} with their labels. Columns: {', '.join(columns)}."
     return PictureTable(name="scenes", alt=alt, columns=columns, rows=tuple(rows), rows_abreast=2)
+
+
+def _elsewhere(name: str, model: ModelRow, columns: tuple[str, ...]) -> PictureTable:
+    """No pictures of data that is read from URLs: making a page must not need the network."""
+    note = f"{model.folder} learned from {training_data(model)}; what is behind URLs is not shown."
+    return PictureTable(name=name, alt=note, columns=columns, rows=(), note=note)
 
 
 def pck_charts(name: str, figures: Figures) -> list[Chart]:

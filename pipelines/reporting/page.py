@@ -37,6 +37,7 @@ from pipelines.reporting.meshes import MeshScene, viewer_data
 from pipelines.reporting.paper import PaperTable, TextResults, paper_tables, text_results
 from pipelines.reporting.pictures import PictureTable
 from pipelines.reporting.predictions import Hands, PredictionTable
+from pipelines.reporting.regularization import Comparison, commands, compare_regularization, has_second_model
 from pipelines.reporting.speed import Speed, read_speed
 from pipelines.reporting.stages import read_stages, require
 from pipelines.reporting.strata import FIGURES as STRATUM_FIGURES
@@ -67,6 +68,8 @@ class Report:
     tables: list[PaperTable]
     text_results: TextResults
     predictions: dict[str, list[PictureTable]]
+    regularization: Comparison | None
+    unregularized: str
     viewer: dict[str, Any]
     strata: list[Strata]
     pck: dict[str, list[Chart]]
@@ -88,12 +91,16 @@ def build_report(
     evaluations = [Evaluation(name=name, config=evaluate[name], figures=figures) for name, figures in read_metrics(list(evaluate)).items()]
     models = {stage: facts.read_model(stage) for stage in TRAINING_STAGES}
     for model in models.values():
-        require(DATA / facts.training_data(model) / MANIFEST, stages)
+        shards = facts.training_shards(model)
+        if shards is not None:
+            require(shards / MANIFEST, stages)
     hands = {name: read_hands(name) for name in evaluate}
     logged = {stage: (read_training(stage), read_validation(stage)) for stage in TRAINING_STAGES}
     submissions, speed = [read_submission(name) for name in submit], read_speed()
+    single = next((evaluation for evaluation in evaluations if evaluation.is_single), None)
+    compared = single is not None and has_second_model(Path(config.unregularized))
     num_tables = sum(1 if evaluation.is_single else 2 for evaluation in evaluations)
-    num_pictures = config.num_samples + config.num_scenes * (1 + num_tables)
+    num_pictures = config.num_samples + config.num_scenes * (1 + num_tables + compared)
     with Progress("report", num_pictures + 2 * len(evaluations) + len(TRAINING_STAGES), "figures") as progress:
         pck, strata = {}, []
         for evaluation in evaluations:
@@ -111,6 +118,10 @@ def build_report(
         predictions = {
             e.name: predict_tables(e, predictors[e.config.model], hands[e.name], config.num_scenes, progress) for e in evaluations
         }
+        regularization = None
+        if single is not None and compared:
+            maker = prediction_table(single, predictors[single.config.model])
+            regularization = compare_regularization(maker, Path(config.unregularized), config.num_scenes, progress)
     faces = predictors[evaluations[0].config.model].layer.both_faces[1].numpy()
     report = Report(
         preset=str(params["preset"]),
@@ -122,6 +133,8 @@ def build_report(
         tables=paper_tables(evaluations, models, params),
         text_results=text_results(evaluations, params),
         predictions=predictions,
+        regularization=regularization,
+        unregularized=config.unregularized,
         viewer=viewer_data(mesh_scenes(predictions), faces),
         strata=strata,
         pck=pck,
@@ -138,10 +151,15 @@ def build_report(
 
 def predict_tables(evaluation: Evaluation, predictor: Predictor, hands: Hands, num: int, progress: Progress) -> list[PictureTable]:
     """Predictions of one evaluation's model on `num` of its images; `hands`: the evaluation's table of labelled hands."""
-    maker = PredictionTable(evaluation.name, evaluation.config, ShardReader(DATA / evaluation.config.data), predictor)
+    maker = prediction_table(evaluation, predictor)
     if evaluation.is_single:
         return [maker.of_hands(hands, num, progress)]
     return [maker.of_images(hands, num, progress), maker.of_ranked_images(hands, num, progress)]
+
+
+def prediction_table(evaluation: Evaluation, predictor: Predictor) -> PredictionTable:
+    """The maker of one evaluation's pictures."""
+    return PredictionTable(evaluation.name, evaluation.config, ShardReader(DATA / evaluation.config.data), predictor)
 
 
 def input_id(table: PictureTable, row: int) -> str:
@@ -157,7 +175,7 @@ def mesh_scenes(predictions: dict[str, list[PictureTable]]) -> list[tuple[str, s
             for i, row in enumerate(table.rows):
                 label = f"{name}, {row.name}"
                 if row.meshes is not None:
-                    found.setdefault((name, label), (label, input_id(table, i), row.meshes))
+                    found.setdefault((name, row.subject), (label, input_id(table, i), row.meshes))
     return list(found.values())
 
 
@@ -179,6 +197,8 @@ def write_report(report: Report, folder: Path = REPORTS) -> Path:
 def asset_bytes(report: Report) -> dict[str, bytes]:
     """The README's pictures by file name."""
     tables = [report.samples, report.scenes, *(table for tables in report.predictions.values() for table in tables)]
+    if report.regularization is not None:
+        tables.append(report.regularization.pictures)
     charts = [chart for charts in report.pck.values() for chart in charts] + [curves.loss for curves in report.training]
     sheets = {f"terms-{curves.stage}.png": curves.terms_png for curves in report.training}
     sheets |= {f"validation-{curves.stage}.png": curves.validation_png for curves in report.training}
@@ -200,6 +220,7 @@ def render(template: str, report: Report) -> str:
         css=Markup((_TEMPLATES / "page.css").read_text()),
         viewer_js=Markup((_TEMPLATES / "viewer.js").read_text()),
         input_id=input_id,
+        unregularized_commands=commands(report.unregularized),
         published=published,
         comparison=COMPARISON.as_posix(),
         comparison_is_there=COMPARISON.is_file(),

@@ -44,12 +44,16 @@ class Cell:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Pictures of one thing, one in each column, with a caption that begins with its name, and the meshes in them if there are any."""
+    """Pictures of one thing, one in each column, with a caption that begins with its name, and the meshes in them if there are any.
+
+    subject: what is in the pictures, the same in every table that shows it.
+    """
 
     name: str
     caption: str
     cells: tuple[Cell, ...]
     meshes: MeshScene | None = None
+    subject: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

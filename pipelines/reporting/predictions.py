@@ -63,17 +63,18 @@ class PredictionTable:
             sample = self._read(self._index_of(key), vertices=True)
             error, baseline = float(hands["error_2d_fraction"][row]), float(hands["mean_hand_error_2d_fraction"][row])
             aligned = float(hands["pa_mpjpe_mm"][row])
-            name = f"{rank}: {key}"
+            subject = key if (hands["key"] == key).sum() == 1 else f"{key}, hand {int(hands['hand'][row]) + 1}"
+            name = f"{rank}: {subject}"
             words = [
                 f"{name}, 2D error {error:.1%} of hand size",
                 f"PA-MPJPE {aligned:.1f} mm" if np.isfinite(aligned) else "",
                 mean_hand_text(baseline),
             ]
-            chosen.append((replace(sample, hands=(sample.hands[int(hands["hand"][row])],)), name, joined(words)))
-        with_labels = all(hand.vertices_m is not None for sample, _, _ in chosen for hand in sample.hands)
+            chosen.append((replace(sample, hands=(sample.hands[int(hands["hand"][row])],)), subject, name, joined(words)))
+        with_labels = all(hand.vertices_m is not None for sample, *_ in chosen for hand in sample.hands)
         rows = []
-        for sample, name, caption in chosen:
-            rows.append(self._row(sample, name, caption, labelled_mesh=with_labels))
+        for sample, subject, name, caption in chosen:
+            rows.append(self._row(sample, subject, name, caption, labelled_mesh=with_labels))
             progress.advance()
         what = "single hands: the best, median and worst by 2D error"
         note = "Each hand at its true centre: the best, the median and the worst by 2D error. White bones are the labels."
@@ -100,9 +101,14 @@ class PredictionTable:
         rows = []
         for key, rank in chosen:
             name = f"{rank}{key}"
-            rows.append(self._row(self._read(self._index_of(key)), name, f"{name}: {image_caption(hands, key)}"))
+            rows.append(self._row(self._read(self._index_of(key)), key, name, f"{name}: {image_caption(hands, key)}"))
             progress.advance()
         return rows
+
+    def single_hands(self, index: int) -> list[HandSample]:
+        """A sample once for each of its hands, that hand alone."""
+        sample = self._read(index)
+        return [replace(sample, hands=(hand,)) for hand in sample.hands]
 
     def _index_of(self, key: str) -> int:
         if key not in self.places:
@@ -129,8 +135,8 @@ class PredictionTable:
         missing = {LABEL: not labelled_mesh, TEXTURE: not self.predictor.network.config.texture}
         return tuple(name for name in (INPUT, MASK, KEYPOINTS, LABEL, MESH, TEXTURE, TURNED) if not missing.get(name))
 
-    def _row(self, sample: HandSample, name: str, caption: str, *, labelled_mesh: bool = False) -> Row:
-        predicted, raw = self._predict(sample, sample.hands)
+    def _row(self, sample: HandSample, subject: str, name: str, caption: str, *, labelled_mesh: bool = False) -> Row:
+        predicted, raw = self.predict(sample)
         if not shows_single_hands(self.config):
             caption = joined([caption, plural(len(predicted), "detection")])
         image, count, painter = sample.image, plural(len(predicted), "hand"), self.painter
@@ -154,6 +160,7 @@ class PredictionTable:
         size = (image.shape[1], image.shape[0])
         return Row(
             name=name,
+            subject=subject,
             caption=caption,
             cells=tuple(Cell(image=picture, alt=f"Image {sample.key}{alt}") for picture, alt in shown),
             meshes=MeshScene(caption=caption, size_px=size, hands=predicted, colors=colors),
@@ -167,11 +174,12 @@ class PredictionTable:
             return predicted_skeletons(sample.image, predicted), alt
         return predicted_centers(sample.image, predicted), f"{alt} and their predicted centres"
 
-    def _predict(self, sample: HandSample, hands: tuple[HandLabel, ...]) -> tuple[PredictedHands, list[Any]]:
+    def predict(self, sample: HandSample) -> tuple[PredictedHands, list[Any]]:
+        """The hands found in a sample, or those at its labelled centres where the evaluation gives them; as arrays and as records."""
         config, description = self.config, self.predictor.description
         definition, box_scale = center_definition(description.provenance), crop_scale(description.provenance)
         size, model = description.input_px, config.model
-        frames = frames_of(sample, hands, size, model=model, centers=config.centers, definition=definition, box_scale=box_scale)
+        frames = frames_of(sample, sample.hands, size, model=model, centers=config.centers, definition=definition, box_scale=box_scale)
         raw = []
         for frame in frames:
             centers = None if frame.centers_px is None else [frame.centers_px]
