@@ -8,7 +8,7 @@ from prefect import State, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
-from flows.running import stop_every_stage
+from flows.processes import stop_every_stage
 from flows.train_multi import train_multi
 from pipelines.experiments.ablations import ABLATIONS
 

@@ -14,7 +14,8 @@ from prefect.states import Completed
 
 from flows import gpus
 from flows.naming import artifact_key
-from flows.running import Processes, StageError, follow, stage_environment, stop_every_stage
+from flows.processes import Processes, StageError, stop_every_stage
+from flows.running import follow, stage_environment
 
 FOLDER = Path("benchmarks")
 

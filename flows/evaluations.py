@@ -12,7 +12,8 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from flows.running import Processes, StageError, follow, stage_environment
+from flows.processes import Processes, StageError
+from flows.running import follow, stage_environment
 
 MODELS, METRICS = "models/", "metrics/"
 

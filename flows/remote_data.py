@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from flows.running import Processes, follow
+from flows.processes import Processes
+from flows.running import follow
 
 REMOTE_VARIABLE = "HANDNET_DVC_REMOTE"
 OF_RUN = "run"  # the name of a remote that is given as a URL

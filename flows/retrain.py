@@ -18,8 +18,8 @@ from flows.credentials import from_block
 from flows.evaluations import Evaluation, measure, read_evaluation, read_ours
 from flows.graph import read_graph
 from flows.naming import artifact_key
+from flows.processes import Processes
 from flows.promotion import CURRENT, STORE, Rule, Verdict, exclusive, judge, promote, read_record
-from flows.running import Processes
 from flows.runs import Request, opened, reproduce_in, show, targets
 from flows.stages import summary
 from flows.workspaces import Workspace, git, save_experiment

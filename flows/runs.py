@@ -14,7 +14,7 @@ from flows.artifacts import Figures, read_figures, show_figures, show_overlays, 
 from flows.dask_cluster import dask_cluster
 from flows.graph import Graph, Plan, dependents, make_plan, matching, read_graph
 from flows.naming import experiment_name, name_of_overrides
-from flows.running import Processes, StageError
+from flows.processes import Processes, StageError
 from flows.stages import Surroundings, run_plan, summary
 from flows.workspaces import Workspace, save_experiment, set_params, workspace
 

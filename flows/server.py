@@ -20,7 +20,7 @@ from typing import IO, Annotated
 import httpx
 import typer
 
-from flows.running import SUPERVISOR
+from flows.processes import SUPERVISOR
 from flows.workspaces import HOME, try_lock
 
 HOST = "127.0.0.1"
@@ -149,7 +149,10 @@ def serve(project: Path, port: int, deploy: Sequence[str], stop: threading.Event
             os.environ.update(environment)
             if lost := close_lost_runs():
                 print(f"{lost} run(s) had ended with an earlier worker: marked as crashed")
-            subprocess.run([sys.executable, "-m", "flows.deploy", POOL, *deploy], cwd=project, env=environment, check=True)
+            deployed = subprocess.run([sys.executable, "-m", "flows.deploy", POOL, *deploy], cwd=project, env=environment)
+            if stop.is_set():  # a Ctrl-C reached it too
+                return
+            deployed.check_returncode()
             worker.start()
             print(f"Prefect's pages: http://{HOST}:{port}\nworker's log: {worker.log}\nanother folder's shell needs:")
             print(f"  export PREFECT_API_URL=http://{HOST}:{port}/api\nthen, say: prefect deployment run train-multi/local", flush=True)

@@ -20,8 +20,9 @@ from prefect.tasks import Task
 
 from flows import gpus
 from flows.graph import Plan, Stage
+from flows.processes import Processes, StageError
 from flows.progress import ProgressArtifact
-from flows.running import Processes, StageError, reproduce
+from flows.running import reproduce
 
 JOBS_VARIABLE = "HANDNET_STAGE_JOBS"  # stages at a time; by default the CPUs there are
 # how a stage's state is called in the UI

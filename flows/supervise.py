@@ -12,6 +12,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from typing import Protocol
 
 import psutil
 
@@ -19,6 +21,7 @@ STOP_VARIABLE = "HANDNET_STOP_SECONDS"  # how long a stage may take to save its 
 DEFAULT_STOP_S = 60.0
 LOOK_EVERY_S = 0.1
 PR_SET_CHILD_SUBREAPER = 36
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def descendants() -> list[psutil.Process]:
@@ -52,15 +55,23 @@ def stop_all(patience_s: float) -> None:
         time.sleep(LOOK_EVERY_S)
 
 
-def main(command: list[str]) -> int:
-    """The command's exit code; that of a signal is 128 and its number, as in a shell."""
+class Child(Protocol):
+    """A process that was started: as subprocess.Popen has them, its exit code once it has ended, that of a signal negative."""
+
+    def poll(self) -> int | None: ...
+
+    def wait(self) -> int: ...
+
+
+def supervise(start: Callable[[], Child]) -> int:
+    """Start a process, and end it and all below it when this process is told to; its exit code, of a signal 128 and the number."""
     # processes whose parent ends become this one's children, so that none gets out of sight
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     patience_s = float(os.environ.get(STOP_VARIABLE, DEFAULT_STOP_S))
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+    for number in STOPS:
         signal.signal(number, lambda *_: stop.set())
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)
+    child = start()
 
     def watch() -> None:
         while os.read(0, 1024):
@@ -73,6 +84,11 @@ def main(command: list[str]) -> int:
     stop_all(patience_s)  # also what a command that ended by itself left behind
     code = child.wait()
     return code if code >= 0 else 128 - code
+
+
+def main(command: list[str]) -> int:
+    """Command line."""
+    return supervise(lambda: subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True))
 
 
 if __name__ == "__main__":

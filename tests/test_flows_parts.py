@@ -8,26 +8,29 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
-from flow_projects import STAGES, make_project, processes_in, set_params, wait_for
+from flow_projects import STAGES, free_port, make_project, processes_in, set_params, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
 from repositories import Repository
 
-from flows import promotion, retrain
+from flows import promotion, retrain, server
 from flows.evaluations import measure, read_evaluation
 from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
 from flows.naming import artifact_key, experiment_name, name_of_overrides
+from flows.processes import SUPERVISOR, Processes, StageError
 from flows.progress import read_progress
 from flows.promotion import Rule, judge, promote, read_record
-from flows.running import SUPERVISOR, Processes, StageError, reproduce
+from flows.running import follow, reproduce
 from flows.workspaces import BusyError, git, workspace
 from flows.workspaces import set_params as override
 
@@ -40,9 +43,18 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     return made
 
 
+STAGES_RUN = Processes()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stop() -> Iterator[None]:
+    yield
+    STAGES_RUN.stop()
+
+
 def run(project: Repository, stage: str, folder: Path | None = None) -> tuple[str, list[str]]:
     said: list[str] = []
-    outcome = reproduce(stage, folder or project.folder, processes=Processes(), say=said.append, environment={"HANDNET_STOP_SECONDS": "5"})
+    outcome = reproduce(stage, folder or project.folder, processes=STAGES_RUN, say=said.append, environment={"HANDNET_STOP_SECONDS": "5"})
     return outcome.kind, said
 
 
@@ -153,14 +165,10 @@ def test_a_stage_that_cannot_work_is_not_tried_again(tmp_path: Path) -> None:
 def test_siblings_share_a_folder(tmp_path: Path) -> None:
     """DVC's lock is waited for: four DVC commands at once in one folder."""
     project = make_project(tmp_path / "project")
-    command = (
-        "import sys; from pathlib import Path; from flows.running import Processes, reproduce;"
-        "reproduce(sys.argv[1], Path.cwd(), processes=Processes(), say=print)"
-    )
     stages = ["ingest@a", "ingest@b", "ingest@a", "ingest@b"]
-    environment = {**project.environment, "PYTHONPATH": str(project.folder)}
-    running = [subprocess.Popen([sys.executable, "-c", command, stage], cwd=project.folder, env=environment) for stage in stages]
-    assert [process.wait() for process in running] == [0, 0, 0, 0]
+    with ThreadPoolExecutor() as pool:
+        kinds = sorted(kind for kind, _ in pool.map(lambda stage: run(project, stage), stages))
+    assert kinds == ["ran", "ran", "unchanged", "unchanged"]
     graph = read_graph(project.folder)
     assert graph["ingest@a"].changes == graph["ingest@b"].changes == ()
 
@@ -187,6 +195,46 @@ def test_nothing_outlives_its_caller(tmp_path: Path) -> None:
     wait_for(lambda: not processes_in(tmp_path), 20, lambda: str(processes_in(tmp_path)))
 
 
+STUBBORN = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('sleeping', flush=True)\n" + SLEEPER
+
+
+def test_no_stage_outlives_its_run_however_that_ends(tmp_path: Path) -> None:
+    """The run is killed in a stage: DVC, the stage and its children end, and with them the workspace's lock."""
+    project = make_project(tmp_path / "project")
+    (project.folder / "ingest.py").write_text(STUBBORN)
+    code = (
+        "from pathlib import Path; from flows.processes import Processes; from flows.running import reproduce\n"
+        "from flows.workspaces import workspace\n"
+        "with workspace(Path.cwd(), None, wait=False, say=print) as space:\n"
+        "    reproduce('ingest@a', space.folder, processes=Processes(), say=lambda line: print(line, flush=True), keep_open=(space.lock,))"
+    )
+    environment = {**project.environment, "PYTHONPATH": str(project.folder), "HANDNET_STOP_SECONDS": "1"}
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=project.folder, env=environment, stdout=subprocess.PIPE, text=True)
+    with caller:
+        assert any(line == "sleeping\n" for line in caller.stdout)  # type: ignore[union-attr]
+        wait_for(lambda: processes_in(project.folder, "time.sleep(300)"), 20)
+        caller.kill()
+        caller.wait()
+        with pytest.raises(BusyError), workspace(project.folder, None, wait=False, say=print):
+            pass
+    with workspace(project.folder, None, wait=True, say=print):  # once the last of them has ended
+        assert not processes_in(project.folder, "ingest.py")
+        assert not processes_in(project.folder, "time.sleep(300)")
+    wait_for(lambda: not processes_in(project.folder), 10, lambda: str(processes_in(project.folder)))
+
+
+def test_stages_go_on_where_the_process_is_killed_that_forks_them(project: Repository) -> None:
+    processes, said = Processes(), []
+    try:
+        for _ in range(2):
+            assert reproduce("report", project.folder, processes=processes, say=said.append).kind == "unchanged"
+            assert processes.preloaded is not None
+            processes.preloaded.process.kill()
+            processes.preloaded.process.wait()
+    finally:
+        processes.stop()
+
+
 def test_stopping_gives_a_stage_time_to_save(project: Repository, tmp_path: Path) -> None:
     said: list[str] = []
     processes = Processes()
@@ -196,8 +244,6 @@ def test_stopping_gives_a_stage_time_to_save(project: Repository, tmp_path: Path
         "print('ready', flush=True)\ntime.sleep(300)"
     )
     import threading
-
-    from flows.running import follow
 
     ended: list[int] = []
     arguments = ([sys.executable, "-c", code], tmp_path, processes, said.append, dict(os.environ), ())
@@ -372,6 +418,31 @@ def test_the_promoted_model_is_measured_on_the_gpus_of_the_stage(
         retrain.measure_promoted.fn(space, evaluation, tmp_path)
     assert needs == [1]
     assert "on 5" in caplog.messages
+
+
+def test_ctrl_c_while_deploying_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The terminal sends it to the deploying command as well, which fails by it."""
+    stop = threading.Event()
+    stopped: list[str] = []
+
+    class Stub(server.Service):
+        def start(self) -> None:
+            pass
+
+        def stop(self) -> None:
+            stopped.append(self.name)
+
+    def interrupted(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
+        stop.set()
+        return subprocess.CompletedProcess(command, -signal.SIGINT)
+
+    monkeypatch.setattr(server, "Service", Stub)
+    monkeypatch.setattr(server, "healthy", lambda port: True)
+    monkeypatch.setattr(server, "close_lost_runs", lambda: 0)
+    monkeypatch.setattr(server.subprocess, "run", interrupted)
+    monkeypatch.setattr(server.os, "environ", dict(os.environ))
+    server.serve(tmp_path, free_port(), [], stop)
+    assert stopped == ["worker", "server"]
 
 
 def test_processes_in_finds_this_test() -> None:
