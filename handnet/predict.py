@@ -156,7 +156,8 @@ class Predictor:
             if given.ndim != 2 or given.shape[1] != 2 or not np.isfinite(given).all():
                 raise ValueError(f"centers_px[{image}]: expected finite values of shape (n, 2), got shape {given.shape}")
         given_sides = None if sides is None else self._given_sides(sides, centers_px)
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float() / 255
+        # a picture that was read from a file may not be writable, which torch warns of
+        pixels = torch.from_numpy(np.require(images, requirements=["C", "W"])).to(self.device).permute(0, 3, 1, 2).float() / 255
         pixels = F.pad(pixels, (0, -width % 32, 0, -height % 32))
         maps = self.network.dense(pixels)
         peaks = self._peaks(maps, score_threshold, max_hands) if centers_px is None else self._given(maps, centers_px)

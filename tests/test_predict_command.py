@@ -68,6 +68,16 @@ def test_writes_json_and_glb_in_one_camera_frame(model, photo, tmp_path):
     assert not list((tmp_path / "out").glob("*.partial"))
 
 
+def test_nothing_is_said_but_what_was_found(model, photo, tmp_path, recwarn):
+    torch.set_warn_always(True)
+    try:
+        result = run(photo, "--model", model, "--out", tmp_path / "out")
+    finally:
+        torch.set_warn_always(False)
+    assert result.output.count("\n") == 1
+    assert [str(warning.message) for warning in recwarn if "NumPy" in str(warning.message)] == []
+
+
 def test_no_hands_write_an_empty_list_and_no_mesh(model, photo, tmp_path):
     result = run(photo, "--model", model, "--out", tmp_path / "out", "--threshold", 1.0)
     assert result.exit_code == 0, result.output
