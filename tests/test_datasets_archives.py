@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import io
 import os
 import struct
@@ -224,6 +226,71 @@ def test_bombs_take_no_memory(tmp_path):
         assert tracemalloc.get_traced_memory()[1] < 150 << 20
     finally:
         tracemalloc.stop()
+
+
+def tar_header(kind: bytes, size: int) -> bytes:
+    """A tar header of `kind` that claims a size in base 256, as GNU's writers put what eleven octal digits cannot hold."""
+    header = bytearray(tarfile.TarInfo("member").tobuf()[:512])
+    header[124:136] = b"\x80" + size.to_bytes(11, "big") if size >= 0 else size.to_bytes(12, "big", signed=True)
+    header[156:157] = kind
+    header[148:156] = b"        "
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header)
+
+
+@pytest.mark.parametrize("size", [-5, 1 << 34, 1 << 62, 1 << 80])
+@pytest.mark.parametrize("kind", [b"x", b"g", b"L", b"0"])
+@pytest.mark.parametrize("form", ["tar", "tar.gz"])
+def test_tar_headers_cannot_ask_for_memory(tmp_path, form, kind, size):
+    path = tmp_path / f"data.{form}"
+    data = tar_header(kind, size) + bytes(20 << 20)
+    path.write_bytes(gzip.compress(data, 1) if form == "tar.gz" else data)
+    tracemalloc.start()
+    try:
+        with pytest.raises(DataError, match=rf"{path.name}: (not an archive that can be read|damaged|expected a folder or archive)"):
+            SourceFiles(path, (MARKER,))
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    changes=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.sampled_from([0, 1, 0x41, 0x80, 0xFF])), min_size=1, max_size=4),
+    form=st.sampled_from(["zip", "tar", "tar.gz"]),
+)
+def test_damaged_archives_are_errors_never_crashes(tmp_path, changes, form):
+    """Whatever bytes are overwritten: members come out, or a DataError does."""
+    path = tmp_path / f"data.{form}"
+    if form == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(MARKER, "x" * 200)
+            archive.writestr("folder/ä.bin", bytes(range(256)))
+    else:
+        with tarfile.open(path, "w:gz" if form == "tar.gz" else "w", format=tarfile.PAX_FORMAT) as archive:
+            for name in (MARKER, "folder/ä" + "long" * 40):
+                info = tarfile.TarInfo(name)
+                info.size = 300
+                archive.addfile(info, io.BytesIO(bytes(300)))
+    data = bytearray(path.read_bytes())
+    for place, value in changes:
+        data[int(place * (len(data) if form != "tar" else 3000))] = value
+    path.write_bytes(data)
+    archive_index._in_memory.clear()
+    try:
+        files = SourceFiles(path, ())
+        for name in files.names(""):
+            with contextlib.suppress(DataError):
+                files.read(name)
+            with contextlib.suppress(DataError):
+                files.open(name).read()
+    except DataError:
+        pass
+
+
+def test_a_name_too_long_for_the_file_system_is_not_found(folder):
+    with pytest.raises(DataError, match=r"a+: not found"):
+        SourceFiles(folder, (MARKER,)).read("a" * 300)
 
 
 def test_pictures_that_claim_to_be_huge_are_not_decoded(tmp_path):

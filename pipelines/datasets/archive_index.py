@@ -6,6 +6,7 @@ Kept as npy files in a cache folder, worker processes share it through the page 
 from __future__ import annotations
 
 import hashlib
+import struct
 import tarfile
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ from pipelines.shards.manifest import whole_file, write_atomic
 MEMBER = np.dtype([("hash", "<u8"), ("offset", "<i8"), ("size", "<i8"), ("packed", "<i8"), ("crc", "<u4"), ("method", "<i4")])
 IN_TAR = -1  # method of a tar's members; a zip's are 0 (stored) and 8 (deflated)
 ENCRYPTED = 1
+MAX_TAR_HEADER = 1 << 20  # bytes of a long name or of a member's extended header
+MAX_OFFSET = 1 << 62
 MAX_IN_MEMORY = 8  # indices of archives that were opened without a cache folder; looking at a dataset opens them several times
 
 Row = tuple[str, int, int, int, int, int]  # name, then the fields of MEMBER after the hash
@@ -83,7 +86,7 @@ def zip_members(file: FileBytes) -> Iterator[Row]:
     """A zip's files. BadZipFile for encrypted ones and for other methods than stored and deflated."""
     with zipfile.ZipFile(cast(BinaryIO, SourceStream(file, 0, file.size))) as archive:
         for info in archive.infolist():
-            if info.is_dir():
+            if not info.filename or info.is_dir():
                 continue
             if info.flag_bits & ENCRYPTED or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 what = "is encrypted" if info.flag_bits & ENCRYPTED else f"has compression method {info.compress_type}"
@@ -93,7 +96,7 @@ def zip_members(file: FileBytes) -> Iterator[Row]:
 
 def tar_members(source: ByteSource) -> Iterator[Row]:
     """A tar's regular files: links are left out, so that no name leads out of the archive. TarError for a damaged one."""
-    with tarfile.open(fileobj=cast(BinaryIO, SourceStream(source)), mode="r:") as archive:
+    with tarfile.open(fileobj=cast(BinaryIO, _HeaderStream(source)), mode="r:") as archive:
         while (info := archive.next()) is not None:
             archive.members = []  # type: ignore[attr-defined]  # it would keep them all
             if info.isreg() and not info.issparse():
@@ -103,10 +106,21 @@ def tar_members(source: ByteSource) -> Iterator[Row]:
             raise tarfile.ReadError(f"no {'header' if end else 'end mark'} at byte {archive.offset:,}")
 
 
+class _HeaderStream(SourceStream):
+    """What tarfile reads while it lists a tar: headers, of which one can say that it takes all the memory there is."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if size is None or not 0 <= size <= MAX_TAR_HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes at byte {self.position:,}")
+        return super().read(size)
+
+
 def _scan(path: Path, members: Callable[[], Iterable[Row]]) -> tuple[NDArray, list[str]]:
     try:
         return _table(members())
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, UnicodeDecodeError) as error:
+    except (zipfile.BadZipFile, tarfile.TarError, EOFError, OSError, RuntimeError, ValueError, OverflowError, struct.error) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(f"{path}: not an archive that can be read (truncated?): {' '.join(str(error).split())}") from None
 
 
@@ -130,6 +144,8 @@ def _table(rows: Iterable[Row]) -> tuple[NDArray, list[str]]:
 
 def _hashed(rows: Iterable[Row], names: list[str]) -> Iterator[tuple[int, ...]]:
     for name, *numbers in rows:
+        if not all(0 <= number < MAX_OFFSET for number in numbers[:3]):
+            raise ValueError(f"{name}: no offset and sizes of a file: {numbers[:3]}")
         if "\n" not in name:
             names.append(name)
             yield _hash(name), *numbers

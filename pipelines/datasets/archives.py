@@ -129,6 +129,7 @@ class Archive:
         start = self._header_size(data[:ZIP_HEADER], name)
         return data[start : start + packed] if start + packed <= len(data) else self.bytes.read_at(offset + start, packed)
 
+
 class _Inflating(io.RawIOBase):
     """A deflated zip member as a stream of no more bytes than the archive says it has."""
 

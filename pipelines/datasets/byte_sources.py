@@ -46,6 +46,7 @@ class FileBytes:
             os.close(descriptor)
 
     def read_at(self, offset: int, size: int) -> bytes:
+        size = max(0, min(size, self.size - offset))  # memory for all that is asked for would be set aside first
         if len(self.pieces) == 1:
             return os.pread(self._descriptor(0), size, offset)
         parts = []
@@ -168,11 +169,18 @@ class SourceStream(io.RawIOBase):
         self.position = offset + (self.position if whence == os.SEEK_CUR else self.size or 0 if whence == os.SEEK_END else 0)
         return self.position
 
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        left = len(buffer) if self.size is None else max(0, min(len(buffer), self.size - self.position))
+    def read(self, size: int | None = -1) -> bytes:
+        """As of RawIOBase, whose own sets aside as many bytes as are asked for before it reads any."""
+        if size is None or size < 0:
+            return self.readall()
+        left = size if self.size is None else max(0, min(size, self.size - self.position))
         data = self.source.read_at(self.start + self.position, left) if left else b""
-        buffer[: len(data)] = data
         self.position += len(data)
+        return data
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        data = self.read(len(buffer))
+        buffer[: len(data)] = data
         return len(data)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import struct
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -117,7 +118,7 @@ def read_photo(files: SourceFiles, name: str, max_side_px: int | None) -> tuple[
         raise
     except UnidentifiedImageError:
         raise DataError(f"{where}: not a whole image: expected a JPEG, PNG or WebP") from None
-    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except (Image.DecompressionBombError, OSError, ValueError, SyntaxError, EOFError, struct.error) as error:
         raise DataError(f"{where}: not a whole image: {' '.join(str(error).split())}") from None
     if max_side_px is not None and not small_enough:
         scale = max_side_px / max(image.shape[:2])

@@ -32,7 +32,10 @@ class _Folder:
         return str(self.path / name)
 
     def exists(self, name: str) -> bool:
-        return (self.path / name).is_file()
+        try:
+            return (self.path / name).is_file()
+        except OSError:  # a name too long for the file system
+            return False
 
     def open(self, name: str) -> BinaryIO:
         return (self.path / name).open("rb")
