@@ -92,6 +92,8 @@ def videos(**changes) -> np.ndarray:
         ({"yourright": np.full((4, 2), np.nan)}, r"frame \[11\]\.yourright: expected finite numbers"),
         ({"yourright": "no corners"}, r"frame \[11\]\.yourright: expected corners of shape \(N, 2\), or none, got str"),
         ({"frame_num": 12}, r"frame_0012\.jpg: not found"),
+        ({"frame_num": float("nan")}, r"frame_-001\.jpg: not found"),
+        ({"frame_num": "eleven"}, r"frame_-001\.jpg: not found"),
     ],
 )
 def test_damage_is_named(shared, tmp_path, change, message):

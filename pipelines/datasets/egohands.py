@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from handnet.skeleton import NUM_KEYPOINTS
 from pipelines.config_datasets import EgohandsConfig
-from pipelines.datasets.freihand import hand_box
+from pipelines.datasets.masks import hand_box
 from pipelines.datasets.matlab import read_mat
 from pipelines.datasets.outlines import polygon_mask
 from pipelines.datasets.sample import DataError, HandLabel, HandSample
@@ -49,8 +49,9 @@ class Egohands:
     def where(self, index: int) -> tuple[str, str]:
         """Key and image file of sample `index`."""
         video, frame = self.frames[index]
-        number = np.asarray(frame.get("frame_num", -1)).reshape(-1)
-        return f"{index:08d}", f"{FRAMES}/{video['video_id']}/frame_{int(number[0]) if number.size == 1 else -1:04d}.jpg"
+        number = frame.get("frame_num")
+        known = isinstance(number, np.ndarray) and number.size == 1 and np.isfinite(number).all()
+        return f"{index:08d}", f"{FRAMES}/{video['video_id']}/frame_{int(number.item()) if known else -1:04d}.jpg"
 
     def sample(self, index: int) -> HandSample:
         """Sample `index`, in the metadata's order. DataError names file and field of what is missing or damaged."""

@@ -33,7 +33,7 @@ def read_mat(data: bytes, where: str) -> dict[str, Any]:
     """
     try:
         return _variables(data)
-    except (ValueError, LookupError, struct.error, zlib.error) as error:
+    except (ValueError, LookupError, OverflowError, struct.error, zlib.error) as error:
         raise DataError(f"{where}: expected a MATLAB 5 file of numbers, cells and structs, got {' '.join(str(error).split())}") from None
 
 
