@@ -102,13 +102,15 @@ def ingest(name: str, section: IngestConfig, *, data: Path = DATA, num_workers: 
         except SplitNotThereError as error:
             print(f"{data / 'ingest' / name / split}: not made, since this copy does not have it: {error}", file=sys.stderr)
             missing.append(error)
-            shutil.rmtree(data / "ingest" / name / split, ignore_errors=True)  # of another copy
             continue
         made = build_shards(plan, num_workers=num_workers, description=f"ingest {name}/{split}")
         manifest = load_manifest(plan.target)
         aside = f", {manifest.num_quarantined:,} set aside in {QUARANTINE}" if manifest.num_quarantined else ""
         print(f"{plan.target}: {manifest.num_samples:,} samples{aside}{'' if made else ', unchanged'}", file=sys.stderr)
         folders.append(plan.target)
+    for folder in (data / "ingest" / name).glob("*/"):
+        if folder not in folders:
+            shutil.rmtree(folder)  # of other params or of another copy: its frames may be those of a split made now
     if not folders:
         raise missing[0]
     check_disjoint(folders)

@@ -231,6 +231,14 @@ def test_a_copy_without_its_training_part_gives_evaluation(ho3d, tmp_path):
     assert [folder.name for folder in folders] == ["eval"]
 
 
+def test_a_split_that_is_not_made_any_more_does_not_stay(freihand, tmp_path):
+    """Its frames are those of another split now."""
+    folders = stage.ingest("freihand", freihand_section(freihand, val_fraction=0.4), data=tmp_path / "data", num_workers=1)
+    assert [folder.name for folder in folders] == ["train", "val", "eval"]
+    stage.ingest("freihand", freihand_section(freihand), data=tmp_path / "data", num_workers=1)
+    assert sorted(path.name for path in (tmp_path / "data/ingest/freihand").iterdir()) == ["eval", "train"]
+
+
 # --- leaks ----------------------------------------------------------------------------------------------------------
 
 

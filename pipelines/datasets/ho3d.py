@@ -136,11 +136,11 @@ def read_frames(files: SourceFiles, part: str) -> list[str]:
     listing = f"{part}.txt"
     if not files.exists(listing):
         raise SplitNotThereError(f"{files.path}: {listing}: not found")
-    frames = files.read(listing).decode("utf-8", "replace").split()
-    for number, frame in enumerate(frames):
-        if frame.count("/") != 1 or ".." in frame:
-            raise DataError(f"{files.where(listing)}: line {number + 1}: expected SEQUENCE/FRAME, got {frame!r}")
-    return frames
+    lines = [line.strip() for line in files.read(listing).decode("utf-8", "replace").splitlines()]
+    for number, frame in enumerate(lines, 1):
+        if frame and (frame.count("/") != 1 or ".." in frame):
+            raise DataError(f"{files.where(listing)}: line {number}: expected SEQUENCE/FRAME, got {frame[:60]!r}")
+    return [frame for frame in lines if frame]
 
 
 class Meta:

@@ -30,7 +30,7 @@ from pipelines.datasets.interhand_annotations import (
 from pipelines.datasets.interhand_annotations import SIDES as SIDES_HERE
 from pipelines.datasets.interhand_cameras import Camera, Cameras
 from pipelines.datasets.masks import Part, hand_box, layered_mask, mesh_parts, skeleton_parts
-from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample
+from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample, SplitNotThereError
 from pipelines.datasets.source_files import SourceFiles
 
 OFFICIAL = {"train": "train", "val": "val", "eval": "test"}
@@ -56,7 +56,10 @@ class Interhand:
     """One split. The right hand comes first; a joint that is not valid is not visible, and a hand without a valid one is absent."""
 
     def __init__(self, config: InterhandConfig, split: str, cache: Path) -> None:
-        """DataError if the data is missing or an annotation file is no JSON. `cache`: folder for converted annotations."""
+        """DataError if an annotation file is missing or no JSON, SplitNotThereError if the split's list of images or all of its images are.
+
+        `cache`: folder for converted annotations.
+        """
         if split not in OFFICIAL:
             raise ValueError(f"split: expected one of {list(OFFICIAL)}, got {split!r}")
         self.split = OFFICIAL[split]
@@ -64,7 +67,8 @@ class Interhand:
         check_release(self.files, config.release_fps)
         for kind in ("data", "camera", "joint_3d"):
             if not self.files.exists(annotation_name(self.split, kind)):
-                raise DataError(f"{self.files.path}: {annotation_name(self.split, kind)}: not found")
+                not_there = SplitNotThereError if kind == "data" else DataError
+                raise not_there(f"{self.files.path}: {annotation_name(self.split, kind)}: not found")
         self.annotations = load_annotations(self.files, self.split, cache)
         self.cameras = Cameras(self.files, annotation_name(self.split, "camera"))
         self.rows = select(self.annotations, config, split, self._captures())
@@ -76,12 +80,12 @@ class Interhand:
             self.fits = load_fits(self.files, self.split, cache)
 
     def _captures(self) -> list[int]:
-        """The captures of which there are images: a partial copy has some of them. DataError if there are none."""
+        """The captures of which there are images: a partial copy has some of them. SplitNotThereError if there are none."""
         images = self.annotations.images
         named = np.unique(images["capture"][images["wrong"] == 0]).tolist()
         found = [capture for capture in named if next(self.files.names(f"images/{self.split}/Capture{capture}/"), None) is not None]
         if not found:
-            raise DataError(f"{self.files.path}: images/{self.split}/: found no image of the captures {named}")
+            raise SplitNotThereError(f"{self.files.path}: images/{self.split}/: found no image of the captures {named}")
         return found
 
     def __len__(self) -> int:

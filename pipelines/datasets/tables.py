@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -110,12 +111,15 @@ def converted(cache: Path, name: str, identity: object, convert: Callable[[Path]
     key = hashlib.sha256(repr(identity).encode()).hexdigest()[:16]
     folder = cache / f"{name}-{key}"
     if not folder.is_dir():
-        partial = cache / f".{folder.name}.{os.getpid()}.partial"
+        partial = cache / f".{folder.name}.{uuid.uuid4().hex}.partial"  # workers of several machines may convert at once
         partial.mkdir(parents=True)
         try:
             convert(partial)
-            if not folder.is_dir():  # another process may have been faster
+            try:
                 os.replace(partial, folder)
+            except OSError:
+                if not folder.is_dir():  # else another process was faster
+                    raise
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return folder

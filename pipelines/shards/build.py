@@ -262,12 +262,9 @@ def _check_quarantine(plan: Plan, quarantined: list[tuple[int, dict[str, str]]],
 def _replace_folder(source: Path, target: Path) -> None:
     """Rename `source` to `target`, removing a folder that is there already."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    old = target.with_name(f".{target.name}.old.partial")
     if target.exists():
-        old = target.with_name(f".{target.name}.old.partial")
-        if old.exists():
-            shutil.rmtree(old)  # of a run that was killed right here
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(target, old)
-        os.replace(source, target)
-        shutil.rmtree(old)
-    else:
-        os.replace(source, target)
+    os.replace(source, target)
+    shutil.rmtree(old, ignore_errors=True)  # or that of a run that was killed right here
