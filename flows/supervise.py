@@ -45,6 +45,18 @@ def alive() -> list[psutil.Process]:
         return alive()
 
 
+def stop_seconds() -> float:
+    """How long a stage may take to save its state. SystemExit for a setting that is no time."""
+    value = os.environ.get(STOP_VARIABLE) or str(DEFAULT_STOP_S)
+    try:
+        seconds = float(value)
+    except ValueError:
+        seconds = -1.0
+    if not seconds >= 0:
+        raise SystemExit(f"error: {STOP_VARIABLE}: expected seconds from 0 on, got {value!r}")
+    return seconds
+
+
 def stop_all(patience_s: float) -> None:
     """SIGTERM to every process, so that it can save its state; SIGKILL to those that stay longer than `patience_s`."""
     send(alive(), signal.SIGTERM)
@@ -67,7 +79,7 @@ def supervise(start: Callable[[], Child]) -> int:
     """Start a process, and end it and all below it when this process is told to; its exit code, of a signal 128 and the number."""
     # processes whose parent ends become this one's children, so that none gets out of sight
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    patience_s = float(os.environ.get(STOP_VARIABLE, DEFAULT_STOP_S))
+    patience_s = stop_seconds()
     stop = threading.Event()
     for number in STOPS:
         signal.signal(number, lambda *_: stop.set())

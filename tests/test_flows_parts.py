@@ -1,9 +1,8 @@
-"""What the flows are made of, without a server: graph and plan, stages as processes, workspaces, promotion."""
+"""What the flows are made of, without a server: graph and plan, stages as processes, workspaces."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -12,8 +11,6 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -23,13 +20,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from repositories import Repository
 
-from flows import promotion, retrain, server
-from flows.evaluations import measure, read_evaluation
+from flows import server
 from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
 from flows.naming import artifact_key, experiment_name, name_of_overrides
 from flows.processes import SUPERVISOR, Processes, StageError
 from flows.progress import read_progress
-from flows.promotion import Rule, judge, promote, read_record
 from flows.running import follow, reproduce
 from flows.workspaces import BusyError, git, workspace
 from flows.workspaces import set_params as override
@@ -235,6 +230,15 @@ def test_stages_go_on_where_the_process_is_killed_that_forks_them(project: Repos
         processes.stop()
 
 
+@pytest.mark.parametrize("value", ["soon", "-1", "nan"])
+def test_a_time_to_stop_that_is_none_is_named(value: str) -> None:
+    environment = {**os.environ, "HANDNET_STOP_SECONDS": value}
+    command = [sys.executable, "-I", str(SUPERVISOR), "echo", "never"]
+    result = subprocess.run(command, env=environment, stdin=subprocess.PIPE, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (1, "")
+    assert result.stderr == f"error: HANDNET_STOP_SECONDS: expected seconds from 0 on, got {value!r}\n"
+
+
 def test_stopping_gives_a_stage_time_to_save(project: Repository, tmp_path: Path) -> None:
     said: list[str] = []
     processes = Processes()
@@ -313,111 +317,7 @@ def test_names() -> None:
     assert read_progress("note: 8 of 9") is read_progress("none: 0/0 hands") is None
 
 
-# promotion
-
-RULE = Rule(figure="error_2d_fraction", margin=0.05, guards=("recall",))
-
-
-@pytest.mark.parametrize(
-    ("candidate", "promoted", "expected"),
-    [
-        ({"error_2d_fraction": 0.10, "recall": 0.9}, None, True),
-        ({"error_2d_fraction": 0.10, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, True),
-        ({"error_2d_fraction": 0.119, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),  # within the margin
-        ({"error_2d_fraction": 0.12, "recall": 0.9}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),
-        ({"error_2d_fraction": 0.13, "recall": 0.99}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),
-        ({"error_2d_fraction": 0.05, "recall": 0.5}, {"error_2d_fraction": 0.12, "recall": 0.9}, False),  # finds fewer hands
-    ],
-)
-def test_who_is_promoted(candidate: dict[str, float], promoted: dict[str, float] | None, expected: bool) -> None:
-    assert judge(RULE, candidate, promoted).promote is expected
-
-
-def test_rules_that_make_no_sense() -> None:
-    with pytest.raises(ValueError, match=r"figure: expected one of .* got 'eror'"):
-        Rule(figure="eror", margin=0.1)
-    with pytest.raises(ValueError, match="margin: expected a share"):
-        Rule(figure="recall", margin=1.5)
-    with pytest.raises(ValueError, match="'recall': not among those of the candidate"):
-        judge(RULE, {"error_2d_fraction": 0.01}, {"error_2d_fraction": 0.1, "recall": 0.9})
-    assert judge(Rule(figure="recall", margin=0.0), {"recall": 0.9}, {"recall": 0.8}).promote
-
-
-@pytest.mark.parametrize("promoted", [None, {"error_2d_fraction": 0.1, "recall": 0.9}])
-def test_figures_that_are_no_numbers_promote_nothing(promoted: dict[str, float] | None) -> None:
-    with pytest.raises(ValueError, match="figure 'error_2d_fraction' of the candidate: expected a finite number, got nan"):
-        judge(RULE, {"error_2d_fraction": float("nan"), "recall": 0.9}, promoted)
-
-
-def test_promotion_is_done_or_not_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whichever rename the process dies at, `current` is a whole model."""
-    model = tmp_path / "model"
-    model.mkdir()
-    store = tmp_path / "promoted"
-    store.mkdir()
-
-    def weights(text: str) -> Path:
-        (model / "weights").write_text(text)
-        return model
-
-    promote(store, weights("first"), {"number": 1})
-    promote(store, weights("second"), {"number": 2})
-    assert [(store / link / "weights").read_text() for link in ("current", "former")] == ["second", "first"]
-    real = os.replace
-    for dies_at in range(3):
-        renames = iter(range(10))
-
-        def replace(source: Path, target: Path, renames=renames, dies_at: int = dies_at) -> None:
-            if next(renames) == dies_at:
-                raise KeyboardInterrupt
-            real(source, target)
-
-        monkeypatch.setattr(promotion.os, "replace", replace)
-        with pytest.raises(KeyboardInterrupt):
-            promote(store, weights("third"), {"number": 3})
-        assert (store / "current/weights").read_text() == "second"
-        assert read_record(store)["number"] == 2  # type: ignore[index]
-        assert (store / "former/weights").read_text() in ("first", "second")
-    monkeypatch.setattr(promotion.os, "replace", real)
-    promote(store, weights("third"), {"number": 3})
-    assert [(store / link / "weights").read_text() for link in ("current", "former")] == ["third", "second"]
-    folders = [path for path in store.iterdir() if path.is_dir() and not path.is_symlink()]
-    assert len(folders) == 2
-
-
-def test_another_model_is_measured_on_the_workspaces_data(project: Repository, tmp_path: Path) -> None:
-    evaluation = read_evaluation(project.folder, "multi")
-    assert (evaluation.model, evaluation.metrics) == ("models/multi", "metrics/multi.json")
-    other = tmp_path / "other"
-    other.mkdir()
-    (other / "model.json").write_text('{"error": 0.05}')
-    before = (project.folder / "metrics/multi.json").read_text()
-    assert measure(project.folder, evaluation, other, Processes(), print)["error_2d_fraction"] == 0.05
-    assert (project.folder / "metrics/multi.json").read_text() == before
-    assert not list((project.folder / ".dvc/tmp").glob("measure-*"))
-    with pytest.raises(ValueError, match="expected stage evaluate@none"):
-        read_evaluation(project.folder, "none")
-
-
-def test_the_promoted_model_is_measured_on_the_gpus_of_the_stage(
-    project: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    needs: list[object] = []
-
-    @contextmanager
-    def reserved(need: object) -> Iterator[dict[str, str]]:
-        needs.append(need)
-        yield {"CUDA_VISIBLE_DEVICES": "5"}
-
-    monkeypatch.setattr(retrain.gpus, "reserved", reserved)
-    monkeypatch.setattr(retrain, "get_run_logger", lambda: logging.getLogger("run"))
-    evaluation = read_evaluation(project.folder, "multi")
-    evaluation = replace(evaluation, command=f"{evaluation.command} && echo on $CUDA_VISIBLE_DEVICES")
-    (tmp_path / "current").symlink_to(project.folder / "models/multi")
-    with caplog.at_level("INFO"), workspace(project.folder, None, wait=False, say=print) as space:
-        retrain.measure_promoted.fn(space, evaluation, tmp_path)
-    assert needs == [1]
-    assert "on 5" in caplog.messages
+# the server
 
 
 def test_ctrl_c_while_deploying_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
