@@ -102,6 +102,9 @@ def choose(workspace: Path, remote: str | None = None) -> str | None:
     from dvc.config import Config
 
     config = Config(dvc_dir=str(workspace / ".dvc"))
+    if not wanted and config.load_one("local").get("core", {}).get("remote") == OF_RUN:  # an earlier run was given a URL, this one is not
+        _dvc(workspace, None, "config", "--quiet", "--local", "--unset", "core.remote")
+        config = Config(dvc_dir=str(workspace / ".dvc"))
     if not wanted:
         return config["core"].get("remote") or None
     known = sorted(config["remote"])

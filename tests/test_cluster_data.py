@@ -139,7 +139,9 @@ def test_the_projects_own_remote_and_one_asked_for(workspace, monkeypatch, tmp_p
     assert push(folder, ["grow"]).remote == "shelf"
     assert list((tmp_path / "shelf").rglob("*"))
     assert pull(folder, ["grow"], remote="shelf").num_files == 0  # it is there
-    with pytest.raises(ValueError, match=r"one of the remotes \['shelf'\] of .dvc/config, got 'attic'"):
+    assert pull(folder, ["grow"], remote=str(tmp_path / "other")).remote == "run"
+    assert pull(folder, ["grow"]).remote == "shelf"  # the URL was one run's
+    with pytest.raises(ValueError, match=r"one of the remotes \['run', 'shelf'\] of .dvc/config, got 'attic'"):
         pull(folder, remote="attic")
     with pytest.raises(ValueError, match="without user and password"):
         pull(folder, remote=f"https://me:{SECRET}@host/path")
