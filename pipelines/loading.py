@@ -106,7 +106,9 @@ class Source:
         height, width = self.size_px
         room = getattr(_scratch, "pixels", np.empty(0, np.uint8))
         if room.size < height * width * 4:
-            room = _scratch.pixels = np.empty(height * width * 4, np.uint8)
+            # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache, from where the warp would fetch them again
+            room = np.empty(height * width * 4 + 36, np.uint8)
+            room = _scratch.pixels = room[(4 - room.ctypes.data) % 32 :]
         pixels: NDArray[np.uint8] = room[: height * width * 4].reshape(height, width, 4)
         if isinstance(self.image, np.ndarray):
             cv2.cvtColor(self.image, cv2.COLOR_RGB2RGBA, dst=pixels)
