@@ -113,6 +113,10 @@ def test_scores_of_degenerate_predictions(hands, name):
     assert zero.server["xyz_mean3d"] == pytest.approx(100 * np.linalg.norm(gt_xyz, axis=2).mean())
     spread = np.linalg.norm(gt_verts - gt_verts.mean(1, keepdims=True), axis=2).mean()
     assert zero.server["mesh_al_mean3d"] == pytest.approx(100 * spread, abs=1e-6)
+    assert zero.server["mesh_mean3d"] == pytest.approx(100 * np.linalg.norm(gt_verts, axis=2).mean())
+    near = np.linalg.norm(gt_verts - gt_verts.mean(1, keepdims=True), axis=2)  # every vertex of a zero lands on the mean
+    precision, recall = (near.min(1) < 0.015).astype(float), (near < 0.015).mean(1)
+    assert zero.server["f_al_score_15"] == pytest.approx((2 * precision * recall / np.maximum(precision + recall, 1e-12)).mean())
     one = score_submission((gt_xyz[:1] + [0.01, 0, 0], gt_verts[:1]), gt_xyz[:1], gt_verts[:1], name)
     assert one.server["xyz_mean3d"] == pytest.approx(1.0)
     assert one.server["xyz_auc3d"] == pytest.approx(0.80303, abs=5e-6)

@@ -53,7 +53,10 @@ class Evaluation:
         count = self.figures.get("count", {})
         centers = "true centres given"
         if self.config.centers == "predicted":
-            centers = f"centres predicted, score from {self.config.score_threshold:g}"
+            what = "mask overlap" if self.config.protocol == "masks" else "keypoint similarity"
+            centers = (
+                f"centres predicted, score from {self.config.score_threshold:g}, found from a {what} of {self.config.min_similarity:g}"
+            )
         measured, hands = count.get("measured_hands", 0), count.get("hands", 0)
         return (
             f"models/{self.config.model} on data/{self.config.data}, {centers}: "
