@@ -27,7 +27,6 @@ class Case(NamedTuple):
     loss: Callable[..., Tensor]
     arguments: Callable[[int, torch.Generator], list[Tensor]]
     num_predicted: int = 1
-    empty_is_zero: bool = True  # whether no hands give 0
 
 
 def normal(generator: torch.Generator, *shape: int, scale: float = 1.0) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from handnet.metrics import Matches, average_precision, pck, precision_recall
+from handnet.metrics import Matches, average_precision, precision_recall
 from pipelines.evaluation.measures import Measured
 
 Array = NDArray[np.float64]
@@ -26,9 +26,3 @@ def detection_figures(matches: Matches, score_threshold: float) -> Figures:
 def finite_figures(figures: Figures) -> Figures:
     """Figures without those nothing was there to measure for."""
     return {name: value for name, value in figures.items() if np.isfinite(value)}
-
-
-def pck_columns(name: str, thresholds: Array, unit: float, errors: dict[str, tuple[Array, NDArray[np.bool_] | None]]) -> dict[str, Array]:
-    """Columns of a PCK curve; 0 everywhere when there is no point to count."""
-    empty = np.zeros(len(thresholds))
-    return {name: thresholds * unit} | {who: pck(e, thresholds, valid) if e.size else empty for who, (e, valid) in errors.items()}
