@@ -1,6 +1,6 @@
 """The paper's Fig. 10 on this run's hands: the first stage's model beside one that was trained without the pose regularisation L_reg.
 
-The second model is no part of the graph: its folder is `report.unregularized`, and `COMMANDS` make it.
+The second model is no part of the graph: its folder is `report.unregularized`, and `commands` make it.
 """
 
 from __future__ import annotations
