@@ -91,11 +91,17 @@ class _Emitter:
         b = self.b
         low, high = b.trunc(tone, _I32), b.trunc(b.lshr(tone, ir.Constant(_I64, 32)), _I32)
         gain, offset = self.words(self.spread(low)), self.words(self.spread(high))
-        scaled = b.ashr(b.add(self.high(value, gain), offset), _all(_TONE_BITS, _WORDS))
-        return self.smallest(self.largest(scaled, _all(0, _WORDS)), _all(255, _WORDS))
+        # biased so that what is above 255 ends at the largest word, and what is below zero at the bias
+        biased = b.call(self._saturating("uadd"), [self.high(value, gain), offset])
+        return b.lshr(b.call(self._saturating("usub"), [biased, _all(_TONE_BIAS, _WORDS)]), _all(_TONE_BITS, _WORDS))
+
+    def _saturating(self, name: str) -> Any:
+        name, found = f"llvm.{name}.sat.v{2 * LANES}i16", self.b.module.globals
+        return found.get(name) or ir.Function(self.b.module, ir.FunctionType(_WORDS, [_WORDS, _WORDS]), name)
 
 
 _TONE_BITS = 5  # after the point, while a colour is scaled: 255 at a gain below 4 stays within 15 bits
+_TONE_BIAS = (1 << 16) - (256 << _TONE_BITS)
 
 
 def _emit_block(b: Any, arguments: Any, border: bool) -> None:
@@ -110,12 +116,12 @@ def _emit_block(b: Any, arguments: Any, border: bool) -> None:
     row, down = e.along(y, dy, bottom, border)
     index = b.add(b.mul(row, e.spread(width)), column)
     next_row = b.add(source, b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)))
-    down = b.lshr(down, _all(8))
+    down = b.bitcast(e.twice(b.lshr(down, _all(8))), _INDEX)
     halves = []
     for first in (0, LANES // 2):
         some = e.shuffle(index, index, list(range(first, first + LANES // 2)))
         upper, lower = e.gather(source, some), e.gather(next_row, some)
-        fraction = e.twice(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
+        fraction = e.words(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
         rest = b.sub(_all(256, _WORDS), fraction)
         even = [e.words(b.and_(line, _all(0x00FF00FF))) for line in (upper, lower)]
         odd = [b.lshr(e.words(line), _all(8, _WORDS)) for line in (upper, lower)]
@@ -151,8 +157,9 @@ def _tone_word(gain: float, offset: float, gain_above: float, offset_above: floa
     """Gain and offset of a word's channel and of the one above it, as `_Emitter.toned` reads them; half a level rounds."""
     one = 2.0**_TONE_BITS
     gains = np.int64(round(gain * 256 * one)) | np.int64(round(gain_above * 256 * one)) << 16
-    low = np.int64(round((offset + 0.5) * one)) & 0xFFFF
-    return gains | (low | (np.int64(round((offset_above + 0.5) * one)) & 0xFFFF) << 16) << 32
+    low, high = np.int64(round((offset + 0.5) * one)), np.int64(round((offset_above + 0.5) * one))
+    low, high = min(max(low + _TONE_BIAS, 0), 0xFFFF), min(max(high + _TONE_BIAS, 0), 0xFFFF)
+    return gains | (low | high << 16) << 32
 
 
 @numba.njit(cache=True, nogil=True, error_model="numpy")
