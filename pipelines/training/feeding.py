@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from handnet.batch import HandBatch
 from pipelines.loading import training_loader
 from pipelines.training.batches import TrainingBatches
+from pipelines.training.processes import local_processes
 from pipelines.training.settings import whole_number
 
 AHEAD = 3  # batches that wait for the loop
@@ -54,10 +55,10 @@ class Feed:
 
 def made_ahead(items: Iterable[Parts]) -> Iterator[Parts]:
     """The items, made by a thread while the loop computes: decoding and warping run outside Python's lock. Its errors are raised here."""
-    made: queue.Queue[Parts | BaseException | None] = queue.Queue(AHEAD)
+    made: queue.Queue[Parts | Exception | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
-    def put(item: Parts | BaseException | None) -> bool:
+    def put(item: Parts | Exception | None) -> bool:
         while not stopped.is_set():
             try:
                 made.put(item, timeout=0.1)
@@ -72,14 +73,14 @@ def made_ahead(items: Iterable[Parts]) -> Iterator[Parts]:
                 if not put(item):
                     return
             put(None)
-        except (ValueError, OSError, RuntimeError, KeyError, IndexError, TypeError) as error:
+        except Exception as error:  # any: a thread that ends without a word leaves the loop waiting
             put(error)
 
     thread = threading.Thread(target=make, name="batches", daemon=True)
     thread.start()
     try:
         while (item := made.get()) is not None:
-            if isinstance(item, BaseException):
+            if isinstance(item, Exception):
                 raise item
             yield item
     finally:
@@ -88,11 +89,11 @@ def made_ahead(items: Iterable[Parts]) -> Iterator[Parts]:
 
 
 def loader_workers() -> int:
-    """Processes that load, beside a thread: HANDNET_LOADER_WORKERS, else the cores that training leaves free."""
+    """Processes that load, beside a thread: HANDNET_LOADER_WORKERS, else this process's share of the cores that training leaves free."""
     value = os.environ.get("HANDNET_LOADER_WORKERS")
     if value is not None:
         return whole_number("HANDNET_LOADER_WORKERS", value, 0)
-    return min(8, max(0, len(os.sched_getaffinity(0)) - 2))
+    return min(8, max(0, len(os.sched_getaffinity(0)) - 2) // local_processes())
 
 
 def device_batch_size(largest: int, smallest: int, fits: Callable[[int], bool] | None) -> int:
