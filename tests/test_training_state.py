@@ -1,6 +1,7 @@
 """What a run keeps and how it reacts: checkpoints, losses that are not finite, validation, options, the feed, batch norm of a group."""
 
 import json
+import os
 import re
 import threading
 import time
@@ -28,7 +29,7 @@ from pipelines.training import memory
 from pipelines.training import stage as stage_module
 from pipelines.training.batch_norm import GroupBatchNorm2d, synchronize_batch_norm
 from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder
-from pipelines.training.feeding import made_ahead
+from pipelines.training.feeding import loader_workers, made_ahead
 from pipelines.training.trainer import Trainer, Validation
 from pipelines.training.validation import Validator
 
@@ -44,9 +45,8 @@ def test_the_last_checkpoints_and_the_best_stay(tmp_path):
     folder = CheckpointFolder("crop", RUN, keep=2, root=tmp_path)
     assert folder.load() is None
     for step in (1, 2, 3, 4):
-        folder.save(step, checkpoint(step), best_score=0.5 if step == 2 else None)
+        folder.save(step, checkpoint(step), best=2 if step > 1 else None)
     assert folder.steps() == [2, 3, 4]
-    assert folder.best() == (2, 0.5)
     (folder.folder / "step-000000009.partial").mkdir()  # a kill while writing
     step, last = CheckpointFolder("crop", RUN, root=tmp_path).load()
     assert step == 4
@@ -139,10 +139,27 @@ def test_a_step_that_is_not_finite_can_be_skipped(here, monkeypatch, delayed):
     assert len(list(here.glob("checkpoints/crop-*/nonfinite-step-*"))) == 2  # stays beside the finished model
 
 
-def test_a_run_that_only_skips_ends(here, monkeypatch):
+def test_a_skipped_step_leaves_no_trace_in_running_statistics(here, monkeypatch):
+    calls, real = [], Backbone.forward
+
+    def broken(self, image):
+        calls.append(image)
+        return real(self, image * torch.nan if len(calls) == 3 else image)
+
+    monkeypatch.setattr(Backbone, "forward", broken)
+    folder = run(here, nonfinite="skip", log_every=6)
+    assert curve(here, "crop", "skipped") == [1.0]
+    weights = load_file(folder / "model.safetensors")
+    assert any("running_mean" in name for name in weights)
+    assert all(value.isfinite().all() for value in weights.values())
+
+
+def test_a_run_that_only_skips_ends_and_counts_over_an_interruption(here, monkeypatch):
     poison(monkeypatch, from_call=1, num=100)
-    with pytest.raises(ValueError, match=r"training stopped, 20 steps in a row were not finite; last step 20: bones not finite"):
-        run(here, nonfinite="skip", steps=30, checkpoint_every=30)
+    changes = {"nonfinite": "skip", "steps": 30, "checkpoint_every": 10}
+    for _ in range(2):  # the second run begins at step 10
+        with pytest.raises(ValueError, match=r"training stopped, 20 steps in a row were not finite; last step 20: bones not finite"):
+            run(here, **changes)
 
 
 def test_the_best_weights_become_the_model(here, monkeypatch):
@@ -168,6 +185,24 @@ def test_the_best_weights_become_the_model(here, monkeypatch):
     best = load_file(folder / "model.safetensors")
     assert sorted(seen) == [2, 4, 6]
     assert all(torch.equal(best[name], value) for name, value in seen[4].items())
+
+
+def test_a_kill_right_after_the_best_checkpoint_does_not_forget_it(here, monkeypatch):
+    scores, real = {2: 0.4, 4: 0.2, 6: 0.3}, os.replace
+    changes = {"validate_every": 2, "select": "best", "validate_data": "ingest/procedural/train"}
+    monkeypatch.setattr(Validator, "__call__", lambda self, _, step: Validation(figures={"recall": 0.5}, score=scores[step]))
+
+    def killed(source, target):
+        real(source, target)
+        if str(target).endswith("step-000000004"):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(here, **changes)
+    folder = run(here)
+    assert json.loads((folder / "model.json").read_text())["metrics"] == {"step": 4.0, "recall": 0.5}
 
 
 def test_validation_measures_and_draws(here):
@@ -207,10 +242,26 @@ def test_batches_made_ahead_keep_their_order_and_errors():
     with pytest.raises(ValueError, match="shard 3 is damaged"):
         found.extend(made_ahead(items()))
     assert found == [0, 1, 2, 3, 4]
+
+    def damaged():
+        yield 0
+        raise cv2.error("of no class that is Python's own")
+
+    with pytest.raises(cv2.error, match="of no class"):
+        list(made_ahead(damaged()))
     ahead = made_ahead(iter(range(10**9)))
     assert next(ahead) == 0
     ahead.close()
     assert not any(thread.name == "batches" for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("cores", "processes", "expected"), [(2, 1, 0), (8, 1, 6), (64, 1, 8), (64, 8, 7), (34, 8, 4), (8, 8, 0)])
+def test_loader_processes_share_the_machine(monkeypatch, cores, processes, expected):
+    monkeypatch.delenv("HANDNET_LOADER_WORKERS", raising=False)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert loader_workers() == expected
 
 
 def test_batch_norm_of_a_group_of_one_is_torch_s(tmp_path):

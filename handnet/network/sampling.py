@@ -57,7 +57,7 @@ def sample_map(
     place = torch.minimum((points / stride - 0.5).clamp(min=0), last)
     low = torch.minimum(place.detach().floor(), (last - 1).clamp(min=0))
     fraction = place - low
-    x, y = low.long().unbind(-1)
+    x, y = low.long().clamp(min=0).unbind(-1)  # NaN comes out as NaN, and must not be read at
     right, below = min(1, w - 1), min(1, h - 1) * w
     corner = (image_index[:, None] * h + y) * w + x
     corners = torch.stack([corner, corner + right, corner + below, corner + below + right], -1)

@@ -60,6 +60,27 @@ class GroupBatchNorm2d(nn.Module):
         return self.act(self.drop(x))
 
 
+class RunningStatistics:
+    """The running statistics of the batch norms below a module, which every forward pass changes, and those before a step."""
+
+    def __init__(self, module: nn.Module):
+        layers = [layer for layer in module.modules() if isinstance(layer, nn.BatchNorm2d | GroupBatchNorm2d)]
+        self._now = [buffer for layer in layers for buffer in layer.buffers(recurse=False)]
+        self._before = [buffer.clone() for buffer in self._now]
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Remember those of now."""
+        if self._now:
+            torch._foreach_copy_(self._before, self._now)
+
+    @torch.no_grad()
+    def take_back(self, bad: Tensor) -> None:
+        """Set those remembered where `bad`, a flag on the device, which the host does not read: one NaN would stay for ever."""
+        for now, before in zip(self._now, self._before, strict=True):
+            now.copy_(torch.where(bad, before, now))
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """Sum over the processes; so is its gradient, since every process's loss depends on it."""
 

@@ -20,10 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from pipelines.shards.manifest import write_atomic
-
 CHECKPOINTS = Path("checkpoints")
-STATE_NAME, BEST_NAME = "state.json", "best.json"
+STATE_NAME = "state.json"
 GROUPS = ("network", "average", "optimizer")  # a file of tensors each
 _STEP = re.compile(r"step-(\d{9})")
 MAX_LISTED = 8
@@ -67,7 +65,7 @@ def differences(expected: Any, got: Any, where: str = "") -> list[str]:
 
 
 class CheckpointFolder:
-    """The checkpoints of one run: step-NNNNNNNNN folders, each complete since it is renamed when written, and which of them is best."""
+    """The checkpoints of one run: step-NNNNNNNNN folders, each complete since it is renamed when written, with those that stay."""
 
     def __init__(self, stage: str, run: dict[str, Any], keep: int = 1, root: Path = CHECKPOINTS):
         """run: the parts that make the fingerprint; keep: how many of the last ones stay, beside the best."""
@@ -83,19 +81,8 @@ class CheckpointFolder:
     def path(self, step: int) -> Path:
         return self.folder / f"step-{step:09d}"
 
-    def best(self) -> tuple[int, float] | None:
-        """Step and score of the best checkpoint in validation."""
-        path = self.folder / BEST_NAME
-        if not path.is_file():
-            return None
-        try:
-            tree = json.loads(path.read_text())
-            return int(tree["step"]), float(tree["score"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: not readable ({error}); remove {self.folder} to start this run again") from None
-
-    def save(self, step: int, checkpoint: Checkpoint, *, best_score: float | None = None) -> None:
-        """Write a checkpoint, then let go of older ones. best_score: it is the best so far. A crash leaves the former ones."""
+    def save(self, step: int, checkpoint: Checkpoint, *, best: int | None = None) -> None:
+        """Write a checkpoint, then let go of older ones but the one of step `best`. A crash leaves the former ones."""
         self.folder.mkdir(parents=True, exist_ok=True)
         partial = self.folder / f"step-{step:09d}.partial"
         shutil.rmtree(partial, ignore_errors=True)
@@ -108,13 +95,10 @@ class CheckpointFolder:
             _flush(path)
         if not self.path(step).exists():  # else it is the same: a run is a function of its step
             os.replace(partial, self.path(step))
-        if best_score is not None:
-            write_atomic(self.folder / BEST_NAME, json.dumps({"step": step, "score": best_score}).encode())
-        self._prune()
+        self._prune(best)
 
-    def _prune(self) -> None:
-        best = self.best()
-        kept = {*self.steps()[-self.keep :], *([] if best is None else [best[0]])}
+    def _prune(self, best: int | None) -> None:
+        kept = {*self.steps()[-self.keep :], best}
         for path in self.folder.glob("step-*"):
             match = _STEP.fullmatch(path.name)
             if match is None or int(match[1]) not in kept:
@@ -162,7 +146,6 @@ class CheckpointFolder:
         """Let go of the checkpoints; batches kept because they were not finite stay."""
         for path in self.folder.glob("step-*"):
             shutil.rmtree(path, ignore_errors=True)
-        (self.folder / BEST_NAME).unlink(missing_ok=True)
         if self.folder.is_dir() and not any(self.folder.iterdir()):
             self.folder.rmdir()
 

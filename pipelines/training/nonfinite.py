@@ -45,13 +45,17 @@ class FiniteGuard:
         norm: Tensor | None,
         optimizer: torch.optim.Optimizer,
         parts: Sequence[HandBatch],
-    ) -> None:
-        """terms: of all processes; own_terms: of this one; norm: of the gradient, None where a gradient scaler looks after it."""
+    ) -> Tensor:
+        """terms: of all processes; own_terms: of this one; norm: of the gradient, None where a gradient scaler looks after it.
+
+        Returns whether the step is bad, on the device.
+        """
         gradient = terms.new_zeros(()) if norm is None else norm.detach().to(terms)
         finite = torch.cat([gradient[None], terms]).isfinite()
+        bad = ~finite.all()
         if norm is not None:
             # read by the fused kernels, as a gradient scaler sets it
-            optimizer.found_inf = (~finite.all()).float()  # type: ignore[attr-defined]
+            optimizer.found_inf = bad.float()  # type: ignore[attr-defined]
         event = None
         if self.device.type == "cuda":
             event = torch.cuda.Event()
@@ -59,6 +63,7 @@ class FiniteGuard:
         if event is not None:
             event.record()
         self._seen = _Seen(step, *host, parts, event)
+        return bad
 
     def check(self, names: Sequence[str]) -> str | None:
         """What was bad in the step watched last, as a line, or None; ValueError instead if training is to stop."""

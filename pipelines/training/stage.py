@@ -73,7 +73,7 @@ def train_stage(stage: Stage, config: TrainConfig) -> Path:
     trainer = Trainer(fabric, task, section, CheckpointFolder(stage, run, section.keep_checkpoints), config.seed, validate)
     trainer.resume()
     fits = Trial(trainer, batches) if fabric.device.type == "cuda" else None
-    smallest = max(1, num_drawn(task, section.batch_size, rank, size))
+    smallest = max(1, num_drawn(task, section.batch_size, 0, size))  # the first process draws no fewer than any other
     own = min(trainer.group.gather(device_batch_size(section.batch_size // size, smallest, fits)))
     for line in memory_lines(estimate_memory(task, section, own), section, fabric.device, local_processes()):
         fabric.print(line)
@@ -192,7 +192,8 @@ def run_parts(
 ) -> dict[str, Any]:
     """What decides the result: parameters, data, hand model, initial weights, code. Not how many devices, which changes rounding only."""
     here = Path(__file__).parent
-    code = [Path(handnet.__file__).parent, here, *(here.parent / name for name in ("loading.py", "augment.py"))]
+    data = ("augment.py", "bilinear.py", "config_mixture.py", "loading.py", "mixtures", "remote_shards", "shards")
+    code = [Path(handnet.__file__).parent, here, *(here.parent / name for name in data)]
     return {
         "stage": stage,
         "config": section.model_dump(mode="json"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from handnet.task import HandTask
 from pipelines.config import StageConfig
-from pipelines.training.batch_norm import synchronize_batch_norm
+from pipelines.training.batch_norm import RunningStatistics, synchronize_batch_norm
 from pipelines.training.checkpoint import Checkpoint, CheckpointError, CheckpointFolder, load_optimizer, optimizer_tensors
 from pipelines.training.feeding import Feed, Parts
 from pipelines.training.journal import Journal, Row
@@ -60,9 +59,11 @@ class Trainer:
         self.average = AveragedWeights(self.network, config.ema_decay)
         self.whole_batch = WholeBatch(task, self.group, config.batch_size)
         self.guard = FiniteGuard(config.nonfinite, self.group, checkpoints.folder, fabric.device)
+        self.statistics = RunningStatistics(task) if config.nonfinite == "skip" else None
         self.step = 0
         self.names: list[str] = []  # of the terms, in their order
         self.history: list[Row] = []
+        self.best: tuple[int, float] | None = None  # step and score in validation
 
     def resume(self) -> None:
         """Go on from the last checkpoint of this very run, if there is one."""
@@ -81,23 +82,29 @@ class Trainer:
             self.network.load_state_dict(tensors["network"])
             self.average.load(tensors["average"])
             load_optimizer(self.optimizer_itself, tensors["optimizer"], values["optimizer"])
-            self.history, self.guard.num_skipped = values["history"], values["num_skipped"]
+            self.history, self.best = values["history"], values["best"] and (values["best"][0], values["best"][1])
+            self.guard.num_skipped, self.guard.in_a_row = values["skipped"]
+            if values["precision"]:
+                self.fabric.strategy.precision.load_state_dict(values["precision"])
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             path = self.checkpoints.path(self.step)
             raise CheckpointError(f"{path}: does not fit this network: {' '.join(str(error).split())[:600]}") from error
         self.fabric.print(f"resuming at step {self.step} of {self.config.steps} from {self.checkpoints.path(self.step)}")
 
-    def save(self, best_score: float | None = None) -> None:
-        """Write a checkpoint of this step, in the first process."""
-        if self.group.rank == 0 and (best_score is not None or self.step not in self.checkpoints.steps()):
+    def save(self) -> None:
+        """Write a checkpoint of this step, in the first process. It says which step is best: a kill cannot part the two."""
+        if self.group.rank == 0 and self.step not in self.checkpoints.steps():
             optimizer, optimizer_values = optimizer_tensors(self.optimizer_itself.state_dict())
             values = {
                 "optimizer": optimizer_values,
                 "history": self.history,
-                "num_skipped": self.guard.num_skipped,
+                "best": self.best,
+                "skipped": (self.guard.num_skipped, self.guard.in_a_row),
+                "precision": self.fabric.strategy.precision.state_dict(),  # of the gradients' scaler, where there is one
             }
             tensors = {"network": self.network.state_dict(), "average": self.average.values, "optimizer": optimizer}
-            self.checkpoints.save(self.step, Checkpoint(tensors=tensors, values=json.loads(json.dumps(values))), best_score=best_score)
+            best = None if self.best is None else self.best[0]
+            self.checkpoints.save(self.step, Checkpoint(tensors=tensors, values=values), best=best)
         self.fabric.barrier()
 
     def run(self, feed: Feed, journal: Journal) -> None:
@@ -137,6 +144,8 @@ class Trainer:
     def train_step(self, parts: Parts) -> Tensor:
         """One optimiser step on a batch in parts; returns the terms of the whole batch, in the order of `names`."""
         set_lr(self.optimizer_itself, self.config, self.step)
+        if self.statistics is not None:
+            self.statistics.keep()
         # whatever draws random numbers in a step draws the same ones in a resumed run
         torch.manual_seed(((self.seed << 32 | self.step) << 12 | self.group.rank) % 2**63)
         parts = [part.to(self.fabric.device) for part in parts]
@@ -151,10 +160,12 @@ class Trainer:
         assert own is not None
         terms = self.group.sum(own) / self.group.size if self.group.size > 1 else own
         norm = self.fabric.clip_gradients(self.task, self.optimizer, max_norm=self.config.grad_clip, error_if_nonfinite=False)
-        scaled = self.config.precision == "16-mixed"  # the scaler looks after the gradients
+        scaled = getattr(self.fabric.strategy.precision, "scaler", None) is not None  # it looks after the gradients
         if self.delayed:
             self.pending = self.guard.check(self.names)
-        self.guard.watch(self.step + 1, terms, own, None if scaled else norm, self.optimizer_itself, parts)
+        bad = self.guard.watch(self.step + 1, terms, own, None if scaled else norm, self.optimizer_itself, parts)
+        if self.statistics is not None:
+            self.statistics.take_back(bad)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.average.update(self.step)
@@ -188,14 +199,13 @@ class Trainer:
         journal.log(row)
         if found.picture is not None:
             journal.picture("validation", found.picture, self.step)
-        best = self.group.gather(self.checkpoints.best() if self.group.rank == 0 else None)[0]
-        if best is None or found.score < best[1]:
-            self.save(best_score=found.score)
+        if self.best is None or found.score < self.best[1]:
+            self.best = self.step, found.score
+            self.save()
 
     def final_step(self) -> int:
         """The step whose averaged weights become the model: the last one, or the best in validation."""
-        best = self.checkpoints.best()
-        return self.step if self.config.select == "last" or best is None else best[0]
+        return self.step if self.config.select == "last" or self.best is None else self.best[0]
 
     def final_weights(self) -> dict[str, Tensor]:
         """The averaged weights that become the model."""
