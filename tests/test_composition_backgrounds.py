@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 
 import cv2
@@ -45,7 +46,9 @@ def test_bad_folders_and_files_are_named(tmp_path):
         backgrounds.list_images(tmp_path / "nowhere")
     with pytest.raises(DataError, match="no image below it"):
         backgrounds.list_images(tmp_path)
-    for name, data in (("a.jpg", b""), ("b.jpg", b"not a jpeg")):
+    huge = bytearray(cv2.imencode(".bmp", np.zeros((16, 16, 3), np.uint8))[1].tobytes())
+    huge[18:26] = struct.pack("<II", 60_000, 50_000)
+    for name, data in (("a.jpg", b""), ("b.jpg", b"not a jpeg"), ("d.bmp", bytes(huge))):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(DataError, match=rf"{name}: not an image that can be decoded"):
             backgrounds.from_file(tmp_path / name, 40, np.random.default_rng(0))

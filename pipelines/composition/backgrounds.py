@@ -104,12 +104,12 @@ def from_file(path: Path, side_px: int, rng: np.random.Generator) -> Image:
 
 def _decode(path: Path, data: bytes, min_side_px: int) -> Image:
     """The image of a file; a JPEG as small as its format lets it be decoded with both sides from `min_side_px` on."""
-    if data[:2] == b"\xff\xd8":
-        try:
+    try:
+        if data[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=min_side_px, min_width=min_side_px), np.uint8)
-        except ValueError as error:
-            raise DataError(f"{path}: not an image that can be decoded: {error}") from None
-    loaded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+        loaded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
+    except (ValueError, cv2.error) as error:  # OpenCV's where it claims to be huge
+        raise DataError(f"{path}: not an image that can be decoded: {' '.join(str(error).split())}") from None
     if loaded is None:
         raise DataError(f"{path}: not an image that can be decoded")
     return np.asarray(loaded, np.uint8)

@@ -42,8 +42,8 @@ def read_image(path: Path, min_px: int) -> Image:
     data = path.read_bytes()
     try:
         image = _decode(data, min_px)
-    except ValueError as error:
-        raise DataError(f"{path}: expected a readable image, got one that can't be decoded ({error})") from error
+    except (ValueError, cv2.error) as error:  # OpenCV's where it claims to be huge
+        raise DataError(f"{path}: expected a readable image, got one that can't be decoded ({' '.join(str(error).split())})") from None
     shrink = min_px / min(image.shape[:2])
     if shrink < 0.5:
         image = np.asarray(cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA), np.uint8)
