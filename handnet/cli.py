@@ -32,7 +32,7 @@ def user_errors() -> Iterator[None]:
     """Turn a mistake in what the user gave into one line on stderr and exit code 2."""
     try:
         yield
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
 

@@ -154,6 +154,13 @@ def test_what_is_no_dataset_is_said_in_one_line(tmp_path):
     assert not Path("checks").exists()
 
 
+def test_a_sheet_that_cannot_be_written_is_said_in_one_line(tmp_path):
+    (tmp_path / "taken").mkdir()
+    result = CliRunner().invoke(app, ["data", "check", "freihand", str(write_freihand(tmp_path / "F")), "--sheet", str(tmp_path / "taken")])
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert "taken" in result.stderr
+
+
 def test_the_command_names_the_datasets_there_are():
     assert set(DATASETS.split(", ")) == set(NAMES)
     for name in NAMES:

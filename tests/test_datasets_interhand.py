@@ -20,7 +20,7 @@ from pipelines.config_datasets import InterhandConfig
 from pipelines.datasets import interhand_annotations
 from pipelines.datasets.interhand import Interhand
 from pipelines.datasets.masks import layered_mask, skeleton_parts
-from pipelines.datasets.sample import MASK_IGNORE, DataError
+from pipelines.datasets.sample import MASK_IGNORE, DataError, SplitNotThereError
 
 NUM_IMAGES = len(SEQUENCES) * len(FRAMES)
 
@@ -286,7 +286,7 @@ def test_captures_without_images_are_left_out(own):
     edit(own, "data", move)
     assert sorted(by_image(open_interhand(own))) == [0, 1, 2, 3]
     shutil.rmtree(own / "images")
-    with pytest.raises(DataError, match=r"images/train/: found no image of the captures \[12, 13\]"):
+    with pytest.raises(SplitNotThereError, match=r"images/train/: found no image of the captures \[12, 13\]"):
         open_interhand(own)
 
 

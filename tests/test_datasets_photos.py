@@ -195,7 +195,14 @@ def test_an_interrupted_labelling_goes_on(album, tmp_path, monkeypatch):
     (unfinished,) = (tmp_path / "cache").glob("*.unfinished")
     with unfinished.open("ab") as out:
         out.write(b'{"name": "half a li')
-    rest = DotDetector()
+    another, rest = DotDetector(), DotDetector()
+    another.version = "2"
+    with monkeypatch.context() as patched:
+        patched.setattr(pseudo_labels, "open_detector", lambda name, max_hands: another)
+        open_photos(album, tmp_path / "cache")
+    assert another.num_images == 2 * 5  # none of them goes on with another version's labels
+    (made,) = (tmp_path / "cache").glob("*.jsonl")
+    made.unlink()
     monkeypatch.setattr(pseudo_labels, "open_detector", lambda name, max_hands: rest)
     again = open_photos(album, tmp_path / "cache")
     assert rest.num_images == 2 * 3  # two photos were done

@@ -135,12 +135,13 @@ def labelled(files: SourceFiles, names: list[str], config: PhotosConfig, cache: 
     path = cache / f"photos-{key}.jsonl"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
-        partial = cache / f"photos-{key}.jsonl.unfinished"
-        with partial.open("ab") as out, Progress("label photos", len(names), "photos") as bar:
-            out.truncate(sum(len(_line(entry)) for entry in _read_entries(partial)))  # a killed run may have left half a line
-            done = sum(1 for _ in _read_entries(partial))
-            bar.advance(done)
-            with pseudo_labels.open_detector(config.labeller, config.max_hands) as detector:
+        with pseudo_labels.open_detector(config.labeller, config.max_hands) as detector:
+            # what another version has begun is not gone on with: one set's labels are of one detector
+            partial = cache / f"photos-{key}-{detector.version.replace(' ', '-')}.jsonl.unfinished"
+            with partial.open("ab") as out, Progress("label photos", len(names), "photos") as bar:
+                out.truncate(sum(len(_line(entry)) for entry in _read_entries(partial)))  # a killed run may have left half a line
+                done = sum(1 for _ in _read_entries(partial))
+                bar.advance(done)
                 for name in names[done:]:
                     out.write(_line(_label_one(files, name, config, detector)))
                     out.flush()
