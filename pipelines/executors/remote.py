@@ -77,9 +77,7 @@ def work(item: bytes, number: int, run: Run) -> tuple[bytes, bytes]:
             if kind != b"steps":
                 break
             worker.log_event(run["topic"], [number, contents])
-    except OSError as error:  # EOFError is none, but what recv_bytes raises at the end is one or the other
-        raise ChildProcessError(f"{socket.gethostname()}: a worker process ended with exit code {process.wait()}") from error
-    except EOFError as error:
+    except (OSError, EOFError) as error:  # what recv_bytes raises at the end is one or the other
         raise ChildProcessError(f"{socket.gethostname()}: a worker process ended with exit code {process.wait()}") from error
     if kind == b"error":  # it ends after one
         process.wait()
@@ -91,7 +89,7 @@ def stop(name: str, dask_worker: Any = None) -> None:
     """End the processes of a run, at once."""
     children = children_of(dask_worker)
     children.stopped.add(name)
-    for place in [place for place in children.running if place[0] == name]:
+    for place in [place for place in list(children.running) if place[0] == name]:  # other threads may be adding to them
         process, connection = children.running.pop(place)
         process.kill()
         process.wait()
