@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +14,8 @@ import numpy as np
 import pytest
 from fake_samples import make_sample, project
 from official_layouts import tarred, write_freihand, write_ho3d, zipped
+from official_layouts_interhand import write_interhand
+from official_layouts_rhd import write_rhd
 from typer.testing import CliRunner
 
 from pipelines.cli import DATASETS, app
@@ -90,6 +93,28 @@ def test_a_copy_without_evaluation_labels_can_be_used(tmp_path):
     assert "evaluation_xyz.json 0 1 missing: split eval needs it; published since 2022" in " ".join(text.split())
     assert "eval: not there: " in text
     assert "which can be used" in text
+
+
+def test_a_copy_of_one_part_can_be_used(tmp_path):
+    """What ingest makes one split of: the evaluation part, or InterHand2.6M's annotations with the images of one split."""
+    freihand = write_freihand(tmp_path / "F")
+    for path in freihand.glob("training*"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    ho3d = write_ho3d(tmp_path / "HO3D", "v3")
+    (ho3d / "train.txt").unlink()
+    shutil.rmtree(ho3d / "train")
+    interhand = write_interhand(write_interhand(tmp_path / "InterHand2.6M"), "test", first_id=100)
+    shutil.rmtree(interhand / "images/train")
+    rhd = write_rhd(tmp_path / "RHD_published_v2", num_train=1, num_eval=2)
+    shutil.rmtree(rhd / "training")
+    for name, path in (("freihand", freihand), ("ho3d", ho3d), ("interhand", interhand), ("rhd", rhd)):
+        found = check_json(name, path)
+        assert (found["usable"], found["partial"]) == (True, True)
+        by_name = {split["name"]: split for split in found["splits"]}
+        assert by_name["train"]["unusable"]
+        assert by_name["eval"]["num_looked_at"] > 0
+    shutil.rmtree(interhand / "images")
+    assert any("found no image of the captures" in problem for problem in check_json("interhand", interhand, exit_code=1)["problems"])
 
 
 def test_damaged_samples_are_named(tmp_path):

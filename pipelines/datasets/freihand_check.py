@@ -24,10 +24,12 @@ class FreihandCheck:
     def parts(self, config: FreihandConfig) -> list[Part]:
         """Images, masks and entries of K; the other annotations are there or not."""
         files = SourceFiles(config.path, MARKERS, folders=FOLDERS)
+        training = files.exists("training_K.json")  # else a copy of the evaluation part alone
+        images, masks, shown = (files.count(f"{kind}/", ".jpg") for kind in ("training/rgb", "training/mask", "evaluation/rgb"))
         parts = [
-            Part(name="training images", found=files.count("training/rgb/", ".jpg"), published=NUM_TRAINING * NUM_BACKGROUNDS),
-            Part(name="training masks", found=files.count("training/mask/", ".jpg"), published=NUM_TRAINING),
-            Part(name="evaluation images", found=files.count("evaluation/rgb/", ".jpg"), published=NUM_EVALUATION, needed=False),
+            Part(name="training images", found=images, published=NUM_TRAINING * NUM_BACKGROUNDS, needed=training),
+            Part(name="training masks", found=masks, published=NUM_TRAINING, needed=training),
+            Part(name="evaluation images", found=shown, published=NUM_EVALUATION, needed=not training),
         ]
         for part, published in (("training", NUM_TRAINING), ("evaluation", NUM_EVALUATION)):
             name = f"{part}_K.json"
@@ -35,18 +37,17 @@ class FreihandCheck:
             if files.exists(name):
                 with files.open(name) as stream:
                     found = sum(1 for _ in iter_entries(stream, files.where(name)))
-            parts.append(Part(name=name, found=found, published=published, needed=part == "training"))
-            for kind in SHAPES:
-                if kind != "K":
-                    parts.append(self._annotation(files, part, kind))
+            needed = (part == "training") == training
+            parts.append(Part(name=name, found=found, published=published, needed=needed))
+            parts += [self._annotation(files, part, kind, needed) for kind in SHAPES if kind != "K"]
         return parts
 
-    def _annotation(self, files: SourceFiles, part: str, kind: str) -> Part:
+    def _annotation(self, files: SourceFiles, part: str, kind: str, needed: bool) -> Part:
         note = "needed with mano_model only" if kind == "mano" else ""
         if part == "evaluation" and kind != "mano":
             note = "split eval needs it; published since 2022 in a zip of its own"
-        needed = part == "training" and kind != "mano"
-        return Part(name=f"{part}_{kind}.json", found=int(files.exists(f"{part}_{kind}.json")), published=1, needed=needed, note=note)
+        name = f"{part}_{kind}.json"
+        return Part(name=name, found=int(files.exists(name)), published=1, needed=needed and kind != "mano", note=note)
 
     def published(self, dataset: Dataset, index: int) -> Sequence[Published]:
         """Nothing in pixels but the mask, which the sample has."""

@@ -33,7 +33,8 @@ class Ho3dCheck:
         files = SourceFiles(config.path, MARKERS, folders=FOLDERS)
         parts = []
         for part in PARTS:
-            published, needed = NUM_FRAMES[config.version][part], part == "train"
+            published = NUM_FRAMES[config.version][part]
+            needed = (part == "train") == files.exists("train.txt")  # the evaluation part, of a copy of that alone
             listed = len(read_frames(files, part)) if files.exists(f"{part}.txt") else 0
             images = metas = 0
             for name in files.names(f"{part}/"):

@@ -27,7 +27,7 @@ class RhdCheck:
         files = SourceFiles(config.path, MARKERS, folders=FOLDERS)
         parts = []
         for part, published in NUM_IMAGES.items():
-            needed = part == "training"
+            needed = (part == "training") == files.exists(annotation_name("training"))  # the evaluation part, of a copy of that alone
             images, masks = (files.count(f"{part}/{kind}/", ".png") for kind in ("color", "mask"))
             parts += [
                 Part(name=f"{part} images", found=images, published=published, needed=needed),
