@@ -1,4 +1,4 @@
-"""Loops over the pixels of a hand, compiled: cutting it out of its source with a clean edge, and laying it over a canvas.
+"""Loops over the pixels of a canvas, compiled: laying a hand over it, and looking at it.
 
 Plain arithmetic in a fixed order, so that every machine makes the same bytes.
 """
@@ -8,87 +8,6 @@ from __future__ import annotations
 import numba
 import numpy as np
 from numpy.typing import NDArray
-
-
-@numba.njit(cache=True, nogil=True)
-def clean_edge(pixels: NDArray[np.uint32], mask: NDArray[np.uint8], reach: int) -> None:
-    """Carry a hand's colours outward over its edge, in place, so that no halo of the old background is pasted.
-
-    pixels (h,w) uint32: four bytes each, moved as one. mask (h,w) uint8: 255 on the hand, else 0. A mask's outermost pixels
-    already hold some background: they, and what surrounds them within `reach` steps, take the colour of what lies within.
-    The outermost rows and columns are neither read nor changed.
-    """
-    known = np.zeros(mask.shape, np.uint8)
-    find_known(mask, known)
-    carry_outward(pixels, known, reach)
-
-
-@numba.njit(cache=True, nogil=True)
-def find_known(mask: NDArray[np.uint8], known: NDArray[np.uint8]) -> None:
-    """Set known (h,w), all 0, to 255 where a hand's colours can be trusted: in its mask, but not on the rim of it.
-
-    What is too thin to have an inside, such as a finger two pixels wide, is trusted as it is.
-    """
-    height, width = mask.shape
-    inner = width - 2
-    core = np.zeros((height, width), np.uint8)
-    column = np.empty(width, np.uint8)
-    # rows as a whole, then what lies beside: loops without a branch or an index that could be negative, for the compiler's vectors
-    for i in range(1, height - 1):
-        above, row, below = mask[i - 1], mask[i], mask[i + 1]
-        for j in range(width):
-            column[j] = above[j] & row[j] & below[j]
-        left, middle, right, out = column[:inner], column[1 : inner + 1], column[2:], core[i, 1 : inner + 1]
-        for j in range(inner):
-            out[j] = left[j] & middle[j] & right[j]
-    for i in range(1, height - 1):
-        above, row, below = core[i - 1], core[i], core[i + 1]
-        for j in range(width):
-            column[j] = above[j] | row[j] | below[j]
-        left, middle, right, out = column[:inner], column[1 : inner + 1], column[2:], known[i, 1 : inner + 1]
-        trusted, own = core[i, 1 : inner + 1], mask[i, 1 : inner + 1]
-        for j in range(inner):
-            out[j] = trusted[j] | (own[j] & ~(left[j] | middle[j] | right[j]))
-
-
-@numba.njit(cache=True, nogil=True)
-def carry_outward(pixels: NDArray[np.uint32], known: NDArray[np.uint8], reach: int) -> None:
-    """Give every pixel within `reach` steps of the known ones the colour of a nearest known one, in place.
-
-    pixels (h,w) uint32. known (h,w) uint8: not 0 where the colour is known; it is used up.
-    """
-    height, width = known.shape
-    flat, colors = known.reshape(-1), pixels.reshape(-1)
-    queue = np.empty(known.size, np.uint32)  # unsigned: no index is looked at for being negative
-    inner = width - 2
-    edge = np.zeros(inner, np.uint8)
-    end = 0
-    for i in range(1, height - 1):
-        above, below = known[i - 1, 1 : inner + 1], known[i + 1, 1 : inner + 1]
-        left, middle, right = known[i, :inner], known[i, 1 : inner + 1], known[i, 2:]
-        for j in range(inner):
-            edge[j] = middle[j] & ~(above[j] & below[j] & left[j] & right[j])
-        for j in range(inner):
-            if edge[j] != 0:
-                queue[end] = i * width + j + 1
-                end += 1
-    for i in range(height):  # a fence: nothing is carried beyond it
-        known[i, 0] = known[i, width - 1] = 255
-    for j in range(width):
-        known[0, j] = known[height - 1, j] = 255
-    start = 0
-    for _ in range(reach):
-        stop = end
-        for place in range(start, stop):
-            at = queue[place]
-            for near in (at - width - 1, at - width, at - width + 1, at - 1, at + 1, at + width - 1, at + width, at + width + 1):
-                k = np.uint32(near)
-                if flat[k] == 0:
-                    flat[k] = 255
-                    colors[k] = colors[at]
-                    queue[end] = k
-                    end += 1
-        start = stop
 
 
 @numba.njit(cache=True, nogil=True)
@@ -112,6 +31,7 @@ def lay_over(
         for value in range(256):
             tone[c, value] = np.uint8(min(value * gain[c] + 0.5, 255.0))
     height, width = pixels.shape[:2]
+    before, run, covered = np.uint8(0), 0, 0  # owners come in runs, and counting in memory for each pixel takes longer than painting it
     for i in range(height):
         line, owners, colors = pixels[i].reshape(-1), owner[y + i, x : x + width], image[y + i, x : x + width].reshape(-1)
         for j in range(width):
@@ -126,9 +46,14 @@ def lay_over(
                     mixed = colors[3 * j + c] * (255 - alpha) + tone[c, line[4 * j + c]] * alpha + 128
                     colors[3 * j + c] = (mixed + (mixed >> 8)) >> 8  # a division by 255, rounded to the nearest
             if alpha >= 128:
-                shown[owners[j]] -= 1
-                shown[number] += 1
+                if owners[j] != before:
+                    shown[before] -= run
+                    before, run = owners[j], 0
+                run += 1
+                covered += 1
                 owners[j] = number
+    shown[before] -= run
+    shown[number] += covered
 
 
 @numba.njit(cache=True, nogil=True)

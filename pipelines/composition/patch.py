@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.composition.kernels import clean_edge, spread
+from pipelines.composition.cutting import draw_hand, find_box
+from pipelines.composition.kernels import spread
 from pipelines.composition.layout import Square
 from pipelines.datasets.sample import MASK_IGNORE, DoubleArray, HandLabel, HandSample
 
@@ -85,16 +86,20 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     """
     assert sample.mask is not None
     label = sample.hands[hand]
-    number = float(hand + 1)  # OpenCV's own stubs know of no numbers here
-    mask = np.asarray(cv2.compare(sample.mask, number, cv2.CMP_EQ), np.uint8)  # type: ignore[call-overload]
-    box = mask_box(mask)
+    box = mask_box(sample.mask, hand + 1)
     x0, y0, side = crop_square(label, box, square.side)
     scale = square.side / side
     pixels = np.zeros((side, side, 4), np.uint8)
     if box is not None:
-        _draw_hand(pixels, sample.image, mask, box, (x0, y0), feather_px / scale, resize_reach(side, square.side))
+        weights = blur_weights(feather_px / scale)
+        # the colours go on as far beyond the hand as its edge has any opacity once it is resized, which mixes pixels
+        reach = 1 + len(weights) // 2 + resize_reach(side, square.side)
+        around = reach + 2
+        left, top = max(box[0] - around, x0), max(box[1] - around, y0)
+        right, bottom = min(box[2] + around, x0 + side), min(box[3] + around, y0 + side)
+        part = (left, top, right, bottom)
+        draw_hand(pixels.view(np.uint32)[..., 0], (x0, y0), sample.image, sample.mask, hand + 1, part, reach, weights, flip)
     if flip:
-        pixels = np.asarray(cv2.flip(pixels, 1), np.uint8)
         x0 = sample.width_px - x0 - side
     affine = scale_affine(scale, scale, square.x - scale * x0, square.y - scale * y0)
     return Patch(
@@ -106,53 +111,27 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     )
 
 
-def mask_box(mask: NDArray[np.uint8]) -> Box | None:
-    """x0, y0, x1, y1 around the pixels of a mask that are not 0, if there are any."""
-    left, top, width, height = cv2.boundingRect(mask)
-    return (left, top, left + width, top + height) if width else None
+def mask_box(mask: NDArray[np.uint8], number: int) -> Box | None:
+    """x0, y0, x1, y1 around the pixels of a mask that hold `number`, if there are any."""
+    left, top, right, bottom = find_box(mask, number)
+    return (left, top, right, bottom) if right else None
 
 
-def _draw_hand(
-    square: NDArray[np.uint8],
-    image: NDArray[np.uint8],
-    mask: NDArray[np.uint8],
-    box: Box,
-    corner: tuple[int, int],
-    feather_px: float,
-    mixed_px: int,
-) -> None:
-    """Draw the hand of `image` under `mask`, 0 or 255, and in `box`, into an empty square (side,side,4) that begins at `corner`.
-
-    All in the source's pixels. The colours go on as far beyond the hand as its edge has any opacity once it is resized, which
-    mixes pixels up to `mixed_px` apart.
-    """
+def blur_weights(feather_px: float) -> NDArray[np.uint16]:
+    """(2 r + 1,) weights of the blur that makes an edge's ramp of twice `feather_px`: Gaussian, in 256ths; a single one for 0."""
     # a mask's edge is a staircase of whole pixels, which shows where it is enlarged, so it is blurred by half a pixel at least
     sigma = math.hypot(feather_px / 2, 0.5) if feather_px else 0.0
     radius = round(2 * sigma)
-    side = square.shape[0]
-    reach = 1 + radius + mixed_px
-    around = reach + 2
-    left, top = max(box[0] - around, corner[0]), max(box[1] - around, corner[1])
-    right, bottom = min(box[2] + around, corner[0] + side), min(box[3] + around, corner[1] + side)
-    pixels = np.asarray(cv2.cvtColor(_part(image, left, top, right, bottom), cv2.COLOR_RGB2RGBA), np.uint8)
-    opacity = np.ascontiguousarray(_part(mask, left, top, right, bottom))
-    clean_edge(pixels.view(np.uint32)[..., 0], opacity, reach)
-    if radius:
-        kernel = (2 * radius + 1, 2 * radius + 1)
-        opacity = np.asarray(cv2.GaussianBlur(opacity, kernel, sigma, borderType=cv2.BORDER_REPLICATE), np.uint8)
-    cv2.insertChannel(opacity, pixels, 3)
-    square[top - corner[1] : bottom - corner[1], left - corner[0] : right - corner[0]] = pixels
-
-
-def _part(image: NDArray[np.uint8], left: int, top: int, right: int, bottom: int) -> NDArray[np.uint8]:
-    """A rectangle of an image, zero where it reaches outside."""
-    inside = image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)]
-    if inside.shape[:2] == (bottom - top, right - left):
-        return inside
-    out = np.zeros((bottom - top, right - left, *image.shape[2:]), np.uint8)
-    y, x = max(-top, 0), max(-left, 0)
-    out[y : y + inside.shape[0], x : x + inside.shape[1]] = inside
-    return out
+    if radius == 0:
+        return np.array([256], np.uint16)
+    exact = [math.exp(-(k**2) / (2 * sigma**2)) for k in range(-radius, radius + 1)]
+    total = math.fsum(exact)
+    half, rest = [], 0.0
+    for value in exact[:radius]:  # what rounding leaves is carried on, so that they add up
+        share = value / total * 256 + rest
+        half.append(round(share))
+        rest = share - half[-1]
+    return np.array([*half, 256 - 2 * sum(half), *half[::-1]], np.uint16)
 
 
 def _resize(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
