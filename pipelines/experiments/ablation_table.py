@@ -125,7 +125,7 @@ def build_table(
         columns=columns,
         rows=tuple(rows),
         setting=setting_text(ablation, params, evaluations),
-        finding=finding_text(ablation, rows, columns, seeds),
+        finding=finding_text(ablation, rows, columns),
         limits=limits_text(ablation),
         seconds=seconds,
         missing=tuple(one.run.name for one in planned.values() if one.figures is None),
@@ -154,7 +154,7 @@ def setting_text(ablation: Ablation, params: Params, evaluations: Sequence[str])
     return f"{training} Measured on held-out hands: {measured}. MPJPE and MPVPE are after Procrustes alignment."
 
 
-def finding_text(ablation: Ablation, rows: Sequence[TableRow], columns: Sequence[tuple[str, Column]], seeds: Sequence[int]) -> str:
+def finding_text(ablation: Ablation, rows: Sequence[TableRow], columns: Sequence[tuple[str, Column]]) -> str:
     """How many rows the seeds can tell from the reference row, by the first column."""
     judged = [row.cells[0].distinct for row in rows if row.cells and row.cells[0].distinct is not None]
     if not judged:
@@ -162,7 +162,7 @@ def finding_text(ablation: Ablation, rows: Sequence[TableRow], columns: Sequence
     where, column = columns[0]
     return (
         f"By {column.label.split(',')[0]} of {where}, {sum(judged)} of {len(judged)} rows differ from the row {ablation.reference!r} by "
-        f"more than twice the spread over {len(seeds)} seeds; the others, marked ≈, cannot be told from it."
+        f"more than twice the spread over the seeds that are done; the others, marked ≈, cannot be told from it."
     )
 
 
