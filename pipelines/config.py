@@ -187,7 +187,7 @@ class LossConfig(Section):
 class StageConfig(MixtureSection):
     """One training stage."""
 
-    input_px: Annotated[int, Field(ge=32, le=2048)]
+    input_px: Annotated[int, Field(ge=32, le=2048, multiple_of=32)]  # the trunk's coarsest stride
     supervision: Literal["2d", "3d"]
     center: Literal["keypoints", "box", "root"]
     box_scale: PositiveFloat | None  # crop: the input's side over that of a hand's box; null: every image at its whole scale

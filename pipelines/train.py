@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipelines.config import load_params
 from pipelines.stage_command import run_stage, usage_error
+from pipelines.training.stopping import again_after_sigterm
 
 MODULE = "pipelines.train"
 
@@ -20,6 +21,15 @@ def main(arguments: list[str]) -> int:
     """Command line; a mistake is one line on stderr."""
     if len(arguments) != 1 or arguments[0] not in ("crop", "multi"):
         return usage_error(f"python -m {MODULE} crop|multi")
+    # processes of a group may wait for each other where Python answers no signal: those end at once, and their launcher says 75
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        return run(arguments)
+    with again_after_sigterm():
+        return run(arguments)
+
+
+def run(arguments: list[str]) -> int:
+    """The stage; its exit code."""
     return run_stage(lambda: train(arguments), interrupted="the same command goes on from the last checkpoint", who=who())
 
 

@@ -121,6 +121,7 @@ def test_wrong_types(tree: dict[str, Any], key: str, value: Any, expected: str) 
         ("train.crop.lr", 0.0, "greater than 0"),
         ("train.crop.lr", -1e-3, "greater than 0"),
         ("train.multi.batch_size", 0, "greater than 0"),
+        ("train.crop.input_px", 100, "multiple of 32"),
         ("train.model.output_stride", 16, "4 or 8"),
         ("train.model.pretrained", "imagenet", "'none'"),
         ("train.crop.augment.flip", 1.5, "less than or equal to 1"),

@@ -127,6 +127,15 @@ def test_a_signal_saves_and_says_run_me_again(workspace, tmp_path, forks, how, c
     assert "failed" not in said
 
 
+def test_sigterm_before_the_first_step_says_run_me_again(monkeypatch, capsys):
+    monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+    former = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr("pipelines.train.train", lambda _: os.kill(os.getpid(), signal.SIGTERM) or time.sleep(5))
+    assert main(["crop"]) == 75
+    assert capsys.readouterr().err == "stopped; the same command goes on from the last checkpoint\n"
+    assert signal.getsignal(signal.SIGTERM) is former
+
+
 def test_another_learning_rate_does_not_resume(workspace, trained, tmp_path, forks):
     folder = copy_project(workspace, tmp_path / "copy")
     process = forks.start(folder, "crop")

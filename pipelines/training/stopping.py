@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM and SIGINT are noted and answered between two steps, with the state saved."""
+"""Being asked to stop: between two steps SIGTERM and SIGINT are answered with the state saved, before and after them at once."""
 
 from __future__ import annotations
 
@@ -16,6 +16,20 @@ EXIT_CODES = {int(signal.SIGTERM): EXIT_AGAIN, int(signal.SIGINT): EXIT_INTERRUP
 def stopped(number: int, message: str) -> Stopped:
     """What to raise once the state is saved: signal `number` asked for it."""
     return Stopped(EXIT_CODES[number], message)
+
+
+@contextmanager
+def again_after_sigterm() -> Iterator[None]:
+    """Inside, SIGTERM raises Stopped at once: what is lost is made again by the same command, as after a signal between two steps."""
+
+    def handle(number: int, _: object) -> None:
+        raise stopped(number, "stopped; the same command goes on from the last checkpoint")
+
+    former = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 @contextmanager
