@@ -106,8 +106,8 @@ def measure(stage: str, steps: int, rounds: int) -> None:
     print(f"\n{stage}: {section.batch_size} images of {section.input_px} px a step, {torch.get_num_threads()} threads")
     print(f"bare loop      {images / min(bare_s):7.1f} images/s   (forward, backward, optimiser step on batches made beforehand)")
     print(f"training loop  {images / min(loop_s):7.1f} images/s   (with loading, clipping, averaging, guard and log)")
-    print(f"ratio          {min(bare_s) / min(loop_s):7.3f}            waiting for data {100 * sorted(waited)[len(waited) // 2]:.1f} %")
-    shares(trainer, prepared[:6])
+    print(f"ratio          {min(bare_s) / min(loop_s):7.3f}")
+    shares(trainer, prepared[:6], sorted(waited)[len(waited) // 2])
 
 
 def bare_step(task: HandTask, optimizer: torch.optim.Optimizer, batch: object) -> None:
@@ -123,10 +123,10 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def shares(trainer: Trainer, batches: Parts) -> None:
-    """Forward, backward, the rest of a step, and what drawing hands takes of the first two."""
+def shares(trainer: Trainer, batches: Parts, waiting: float) -> None:
+    """Forward, backward, optimiser, waiting for data, the rest of a step, and what drawing hands takes of the first two."""
     task, weights = trainer.raw_task, trainer.raw_task.weights
-    forward, backward, rest, undrawn = [], [], [], []
+    forward, backward, optimizer, rest, undrawn = [], [], [], [], []
     for batch in batches:
         trainer.train_step([batch])
         started = time.perf_counter()
@@ -134,18 +134,19 @@ def shares(trainer: Trainer, batches: Parts) -> None:
         forwarded = time.perf_counter()
         loss.backward()
         backwarded = time.perf_counter()
+        optimizer.append(timed(trainer.optimizer_itself.step))
         task.zero_grad(set_to_none=True)
-        rest.append(timed(lambda batch=batch: trainer.train_step([batch])) - (backwarded - started))
+        rest.append(timed(lambda batch=batch: trainer.train_step([batch])) - (backwarded - started) - optimizer[-1])
         forward.append(forwarded - started)
         backward.append(backwarded - forwarded)
         task.weights = replace(weights, photometric=0.0, silhouette=0.0)
         undrawn.append(timed(lambda batch=batch: task(batch)["loss"].backward()))
         task.weights = weights
         task.zero_grad(set_to_none=True)
-    f, b, r, u = (min(values) for values in (forward, backward, rest, undrawn))
-    total = f + b + max(r, 0.0)
-    forward_share, backward_share, rest_share = (100 * part / total for part in (f, b, max(r, 0.0)))
-    print(f"a step: forward {forward_share:.0f} %, backward {backward_share:.0f} %, optimiser and all else {rest_share:.0f} %")
+    f, b, o, r, u = (max(min(values), 0.0) for values in (forward, backward, optimizer, rest, undrawn))
+    total = (f + b + o + r) / (1 - waiting)
+    parts = {"forward": f, "backward": b, "optimiser": o, "clipping, averaging, guard": r, "waiting for data": waiting * total}
+    print("a step: " + ", ".join(f"{name} {100 * seconds / total:.1f} %" for name, seconds in parts.items()))
     print(f"of these, drawing hands (forward and backward): {100 * max(f + b - u, 0) / total:.0f} %; {1000 * total:.0f} ms in all")
 
 

@@ -17,6 +17,8 @@ import boto3
 import numpy as np
 import pytest
 from fake_hands import make_crops, mixture_of, write_shards
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.registry import _registry
 from moto.server import ThreadedMotoServer
 from test_training_mixture import set_data
 from training_runs import change_params, copy_project, curve, describe_mixtures, make_project
@@ -101,6 +103,22 @@ def s3_url(folder):
 
 
 @pytest.fixture
+def gs_url(folder, monkeypatch) -> str:
+    """What gcsfs is to fsspec, with the folder for a bucket."""
+
+    class Bucket(LocalFileSystem):
+        protocol = "gs"
+        cachable = False
+
+        @classmethod
+        def _strip_protocol(cls, path):
+            return super()._strip_protocol(str(path).replace("gs://data/some", str(folder.parent)))
+
+    monkeypatch.setitem(_registry, "gs", Bucket)
+    return "gs://data/some/hands"
+
+
+@pytest.fixture
 def cache(tmp_path, monkeypatch) -> Path:
     monkeypatch.setenv("HANDNET_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(storage, "FIRST_PAUSE_S", 0.01)
@@ -109,7 +127,7 @@ def cache(tmp_path, monkeypatch) -> Path:
     return tmp_path / "cache" / "shards"
 
 
-@pytest.mark.parametrize("kind", ["http", "s3"])
+@pytest.mark.parametrize("kind", ["http", "s3", "gs"])
 def test_every_sample_is_that_of_the_folder(folder, kind, request, cache):
     url = request.getfixturevalue(f"{kind}_url")
     local, remote = ShardReader(folder), RemoteShardReader(url)
