@@ -253,11 +253,14 @@ def annotation_of(content, image_id):
     [
         ("joint_3d", lambda c: frame(c)["world_coord"].pop(), r"joint_3d\.json: 12\.62275: world_coord: missing, or not of 42 joints"),
         ("joint_3d", lambda c: frame(c).pop("joint_valid"), r"12\.62275: joint_valid: missing"),
+        ("joint_3d", lambda c: frame(c)["joint_valid"].__setitem__(3, [None]), r"12\.62275: joint_valid: missing"),
         ("joint_3d", lambda c: c["12"].pop("62275"), r"joint_3d\.json: 12\.62275: not found"),
         ("joint_3d", lambda c: frame(c)["world_coord"].__setitem__(0, [None] * 3), r"world_coord: expected numbers, in front of"),
         ("data", lambda c: c["images"][0].pop("width"), r"data\.json: images\[0\]: width: missing"),
         ("data", lambda c: annotation_of(c, 0).update(bbox=[1, 2, 3]), r"annotations\[7\]: bbox: missing, or not as it should be"),
         ("data", lambda c: c["images"].pop(0), r"annotations\[7\]: image_id: no image has id 0"),
+        ("data", lambda c: annotation_of(c, 0).update(joint_valid=[None] * 42), r"annotations\[7\]: joint_valid: missing"),
+        ("camera", lambda c: c["12"]["focal"].update({"400262": [0, 300]}), r"12\.focal\.400262: expected lengths > 0, got \[0\.0"),
         ("camera", lambda c: c["12"]["focal"].pop("400262"), r"camera\.json: 12\.focal\.400262: expected \(2,\) numbers, got none"),
         ("camera", lambda c: c["12"]["camrot"].update({"400262": [[1, 0, 0]] * 2}), r"camrot\.400262: expected \(3, 3\) finite"),
     ],
@@ -315,6 +318,12 @@ def test_bad_files_are_named(own):
         with pytest.raises(DataError, match=r"data\.json: "):
             open_interhand(own)
     json_file(own, "data").write_text(text)
+    joints = json_file(own, "joint_3d").read_text()
+    for capture, number in (("twelve", "1"), ("12", str(10**25)), ("99999999999", "1")):
+        edit(own, "joint_3d", lambda c, capture=capture, number=number: c.setdefault(capture, {}).update({number: {"joint_valid": []}}))
+        with pytest.raises(DataError, match=rf"joint_3d\.json: expected capture and frame numbers, got \['{capture}', '{number}'\]"):
+            open_interhand(own)
+        json_file(own, "joint_3d").write_text(joints)
     dataset = open_interhand(own)
     name = dataset.where(0)[1]
     (own / name).write_bytes((own / name).read_bytes()[:3000])

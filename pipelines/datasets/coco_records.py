@@ -118,6 +118,8 @@ def parse_keypoints(values: object, where: str) -> NDArray[np.float64]:
         array = np.array(values, np.float64).reshape(-1, 3)
     except (ValueError, TypeError):
         raise DataError(f"{where}: expected numbers x, y, v for each keypoint, got {str(values)[:60]}") from None
+    if not np.isfinite(array[:, 2]).all():
+        raise DataError(f"{where}: expected a finite v for every keypoint, got null or NaN")
     array[:, 2] = (array[:, 2] > 0) & ~(array[:, :2] == 0).all(1) & ~(array[:, :2] == -1).all(1)
     if not np.isfinite(array[array[:, 2] > 0]).all():
         raise DataError(f"{where}: expected finite numbers for labelled keypoints, got null or NaN")
@@ -144,8 +146,8 @@ def camera_of(record: Record, where: str) -> NDArray[np.float64] | None:
             return None
     except (ValueError, TypeError, KeyError):
         raise DataError(f"{where}: K: expected a camera matrix, or cam_param with focal and princpt") from None
-    if K.shape != (3, 3) or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0:
-        raise DataError(f"{where}: K: expected a (3, 3) camera matrix with focal lengths > 0, got {K.tolist()}")
+    if K.shape != (3, 3) or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or K[2].tolist() != [0, 0, 1]:
+        raise DataError(f"{where}: K: expected a (3, 3) camera matrix with focal lengths > 0 and 0, 0, 1 last, got {K.tolist()}")
     return K
 
 

@@ -19,7 +19,7 @@ from pipelines.datasets.sample import DataError
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.tables import Blobs, BlobWriter, RowWriter, converted, read_rows
 
-LAYOUT = 2  # raised when the tables change
+LAYOUT = 3  # raised when the tables change
 NUM_JOINTS = 42
 HAND_TYPES = ("right", "left", "interacting")
 SIDES = ("right", "left")  # as joints and MANO parameters are ordered here
@@ -29,6 +29,7 @@ ALL_BITS = (1 << NUM_JOINTS) - 1
 WHOLE: set[type] = {int}
 TEXT: set[type] = {str}
 NUMBERS: set[type] = {int, float, bool, type(None)}
+FLAGS: set[type] = {int, float, bool}
 
 # `wrong` names the first field that is missing or not what it should be: its place in the fields' list, from 1
 IMAGE_FIELDS = ("id", "file_name", "width", "height", "capture", "seq_name", "camera", "frame_idx")
@@ -109,11 +110,10 @@ def load_fits(files: SourceFiles, split: str, cache: Path) -> NDArray[Any]:
                 values = [fields.get(field, []) for field, _ in FIT_FIELDS]
                 if len(keys) != 3 or keys[2] not in SIDES:
                     continue  # a frame where both hands are null
-                if not (keys[0].isdecimal() and keys[1].isdecimal()):
-                    raise DataError(f"{files.where(name)}: expected capture and frame numbers, got {list(keys[:2])}")
+                capture, frame = _numbers_of(keys[:2], files.where(name))
                 whole = all(len(v) == length for v, (_, length) in zip(values, FIT_FIELDS, strict=True))
                 flat: list[Scalar] = [v for part in values for v in part] if whole else [None] * FIT["values"].shape[0]
-                rows.append((int(keys[0]), int(keys[1]), SIDES.index(keys[2]), _numbers(flat)))
+                rows.append((capture, frame, SIDES.index(keys[2]), _numbers(flat)))
         fits = np.load(folder / "fits.npy")
         np.save(folder / "fits.npy", fits[np.lexsort((fits["side"], fits["frame"], fits["capture"]))])
 
@@ -158,7 +158,7 @@ def _image_row(fields: Fields, sequences: dict[str, int], cameras: dict[str, int
 
 
 def _annotation_row(fields: Fields) -> tuple[Any, ...]:
-    wrong = _first_wrong(fields, ANNOTATION_FIELDS, {"hand_type": TEXT}, {"bbox": 4, "joint_valid": NUM_JOINTS})
+    wrong = _first_wrong(fields, ANNOTATION_FIELDS, {"hand_type": TEXT, "joint_valid": FLAGS}, {"bbox": 4, "joint_valid": NUM_JOINTS})
     image_id = (fields.get("image_id") or [-1])[0]
     if wrong:
         return (image_id if type(image_id) is int else -1, (0, 0, 0, 0), 0, UNKNOWN, wrong)
@@ -170,11 +170,10 @@ def _annotation_row(fields: Fields) -> tuple[Any, ...]:
 def _convert_frames(files: SourceFiles, name: str, folder: Path) -> None:
     with RowWriter(folder / "frames.npy", FRAME) as rows, files.open(name) as stream:
         for keys, fields in iter_flat_objects(stream, files.where(name)):
-            if len(keys) != 2 or not (keys[0].isdecimal() and keys[1].isdecimal()):
-                raise DataError(f"{files.where(name)}: expected capture and frame numbers, got {list(keys)}")
-            wrong = _first_wrong(fields, FRAME_FIELDS, {}, {"world_coord": 3 * NUM_JOINTS, "joint_valid": NUM_JOINTS})
+            capture, frame = _numbers_of(keys, files.where(name))
+            wrong = _first_wrong(fields, FRAME_FIELDS, {"joint_valid": FLAGS}, {"world_coord": 3 * NUM_JOINTS, "joint_valid": NUM_JOINTS})
             points = np.full((NUM_JOINTS, 3), np.nan) if wrong else np.reshape(_numbers(fields["world_coord"]), (NUM_JOINTS, 3))
-            rows.append((int(keys[0]), int(keys[1]), points, 0 if wrong else _bits(fields["joint_valid"]), wrong))
+            rows.append((capture, frame, points, 0 if wrong else _bits(fields["joint_valid"]), wrong))
     frames = np.load(folder / "frames.npy")
     np.save(folder / "frames.npy", frames[np.lexsort((frames["frame"], frames["capture"]))])
 
@@ -225,12 +224,19 @@ def _first_wrong(fields: Fields, names: tuple[str, ...], kinds: dict[str, set[ty
     return 0
 
 
+def _numbers_of(keys: tuple[str, ...], where: str) -> list[int]:
+    """Capture and frame out of the two keys that lead to an entry. DataError if they are none."""
+    if len(keys) != 2 or not all(key.isascii() and key.isdecimal() and int(key) <= MAX_NUMBER for key in keys):
+        raise DataError(f"{where}: expected capture and frame numbers, got {list(keys)}")
+    return [int(key) for key in keys]
+
+
 def _numbers(values: list[Scalar]) -> list[float]:
     return [float("nan") if v is None else float(v) for v in values]
 
 
 def _bits(values: list[Scalar]) -> int:
-    """42 flags (numbers or booleans; null is unset) as the bits of an integer."""
+    """42 flags (numbers or booleans) as the bits of an integer."""
     if all(values):
         return ALL_BITS
     return sum(1 << place for place, value in enumerate(values) if value)

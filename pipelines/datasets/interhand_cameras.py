@@ -55,4 +55,6 @@ class Cameras:
                 raise DataError(f"{where}: expected {shape} finite numbers, got {array.shape}")
             values[field] = array
         (fx, fy), (cx, cy) = values["focal"], values["princpt"]
+        if min(fx, fy) <= 0:
+            raise DataError(f"{self.where}: {capture}.focal.{name}: expected lengths > 0, got {[float(fx), float(fy)]}")
         return Camera(np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]]), values["camrot"], values["campos"] / 1000)

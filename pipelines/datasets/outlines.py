@@ -27,7 +27,7 @@ def _fill(mask: NDArray[np.uint8], corners: NDArray[np.float64]) -> None:
     (left, top), (right, bottom) = (np.clip(v, 0, size).astype(np.int64) for v in (np.floor(corners.min(0)), np.ceil(corners.max(0))))
     rows = np.arange(top, bottom) + 0.5
     crossed = (y0 <= rows) != (y1 <= rows)  # (edges, rows)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         crossing = x0 + (rows - y0) / (y1 - y0) * (x1 - x0)
     edge, row = np.nonzero(crossed)
     # from the first pixel whose centre lies right of the crossing, inside becomes outside and the other way round
