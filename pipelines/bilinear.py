@@ -158,7 +158,8 @@ def _tone_word(gain: float, offset: float, gain_above: float, offset_above: floa
     one = 2.0**_TONE_BITS
     gains = np.int64(round(gain * 256 * one)) | np.int64(round(gain_above * 256 * one)) << 16
     low, high = np.int64(round((offset + 0.5) * one)), np.int64(round((offset_above + 0.5) * one))
-    low, high = min(max(low + _TONE_BIAS, 0), 0xFFFF), min(max(high + _TONE_BIAS, 0), 0xFFFF)
+    nothing, most = np.int64(0), np.int64(0xFFFF)
+    low, high = min(max(low + _TONE_BIAS, nothing), most), min(max(high + _TONE_BIAS, nothing), most)
     return gains | (low | high << 16) << 32
 
 
