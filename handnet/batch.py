@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Final
@@ -84,8 +85,8 @@ class HandBatch:
             self._check_order()
 
     def _check_order(self) -> None:
-        expected = torch.repeat_interleave(torch.arange(len(self.counts)), torch.tensor(self.counts, dtype=torch.int64))
-        if not torch.equal(self.image_index, expected):
+        expected = np.repeat(np.arange(len(self.counts)), self.counts)
+        if not np.array_equal(self.image_index.numpy(), expected):
             raise ValueError(
                 f"HandBatch.image_index: expected the hands image by image, {list(self.counts)} of them, got {self.image_index.tolist()}"
             )
@@ -145,11 +146,13 @@ def _check_dtype(name: str, value: Tensor) -> None:
 
 def _check_values(name: str, value: Tensor) -> None:
     # one pass over the numbers, with nothing stored, tells whether there may be anything to count
-    if value.is_floating_point() and not bool(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)).isfinite()):
+    if value.is_floating_point() and not math.isfinite(value.sum(dtype=torch.promote_types(value.dtype, torch.float32)).item()):
         bad = int((~value.isfinite()).sum())
         if bad:
             raise ValueError(f"HandBatch.{name}: expected finite numbers, got {bad} NaN or infinite")
-    if name == "side" and not bool(((value == 0) | (value == 1)).all()):
-        raise ValueError(f"HandBatch.side: expected 0 (left) or 1 (right), got {sorted(set(value.tolist()))}")
-    if name == "visible" and not bool(((value >= 0) & (value <= 1)).all()):
-        raise ValueError(f"HandBatch.visible: expected values in [0, 1], got {float(value.min())} to {float(value.max())}")
+    if name in ("side", "visible") and value.numel():
+        low, high = (bound.item() for bound in value.aminmax())
+        if name == "side" and not 0 <= low <= high <= 1:
+            raise ValueError(f"HandBatch.side: expected 0 (left) or 1 (right), got {sorted(set(value.tolist()))}")
+        if name == "visible" and not 0 <= low <= high <= 1:
+            raise ValueError(f"HandBatch.visible: expected values in [0, 1], got {low} to {high}")

@@ -39,7 +39,7 @@ _scratch = threading.local()
 _free: deque[NDArray[np.uint8]] = deque(maxlen=8)  # memory of batches' images
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
+@dataclass(kw_only=True, eq=False, slots=True)  # a frozen one takes three times as long to make
 class Source:
     """One image and its N hands as arrays, before it is shown: what a batch is made of, without a HandSample's checks.
 
