@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -43,7 +44,7 @@ def stop_every_stage() -> None:
         processes.stop()
 
 
-class Supervised:
+class Supervised(ABC):
     """A command under its supervisor, which stops it when `stdin` is closed: its output, and its exit code."""
 
     def __init__(self, stdin: IO[str], output: IO[str]) -> None:
@@ -55,9 +56,9 @@ class Supervised:
         with suppress(BrokenPipeError):
             self.stdin.close()
 
+    @abstractmethod
     def wait(self) -> int:
         """The exit code, once the command and all below it have ended."""
-        raise NotImplementedError
 
 
 class Started(Supervised):
