@@ -32,6 +32,7 @@ from hand_shards import describe, make_shards  # noqa: E402
 from pipelines.compose import make_plan  # noqa: E402
 from pipelines.composition.engine import SceneComposer  # noqa: E402
 from pipelines.config import SceneSetConfig, load_params  # noqa: E402
+from pipelines.executors.pool import keep_freed_memory  # noqa: E402
 from pipelines.shards import schema  # noqa: E402
 from pipelines.shards.build import build_shards  # noqa: E402
 
@@ -49,6 +50,7 @@ def main() -> None:
     parser.add_argument("--wall-rounds", type=int, default=3)
     arguments = parser.parse_args()
     cv2.setNumThreads(1)
+    keep_freed_memory()  # as every worker does
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.source or make_shards(Path(folder))
         config = scene_config(arguments.canvas, arguments.min_hands, arguments.wall or 1)
@@ -158,6 +160,7 @@ def measure_memory(config: SceneSetConfig, source: Path) -> None:
 
 
 def print_memory(config: SceneSetConfig, source: Path) -> None:
+    keep_freed_memory()
     composer = SceneComposer(config, source)
     done = 0
     for count in (50, 200, 800):

@@ -5,6 +5,7 @@ Its number is that of the CPUs this process may use, or HANDNET_WORKERS.
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 import signal
@@ -28,6 +29,7 @@ Result = TypeVar("Result")
 WORKERS_VARIABLE = "HANDNET_WORKERS"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 _REPORT_EVERY_S = 0.2
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
 STEPS, RESULT, ERROR = b"steps", b"result", b"error"  # kinds of answers
 
 _report: Callable[[int], None] = lambda steps: None  # noqa: E731  replaced in workers and during in-process runs
@@ -241,10 +243,22 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
     serve(connection, function)
 
 
+def keep_freed_memory() -> None:
+    """Let this process use the memory of freed arrays again, where the C library is glibc, instead of giving it back and asking anew.
+
+    Images are as large as what glibc would give back at once, and a page that is asked for anew is cleared by the kernel first.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_TRIM_THRESHOLD, 256 << 20)
+        mallopt(_MMAP_THRESHOLD, 32 << 20)  # the most there is
+
+
 def serve(connection: Connection, function: Callable[[Any], Any], idle_s: float | None = None) -> None:
     """Answer items until None comes, or nothing for `idle_s`."""
     global _report
     cv2.setNumThreads(1)
+    keep_freed_memory()
     pending = 0
     sent_at = 0.0
 

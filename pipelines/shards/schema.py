@@ -108,7 +108,7 @@ def _encode_hand(hand: HandLabel) -> dict[str, Any]:
         given["given_scale_m"] = hand.given_scale_m
     return given | {
         "side": SIDES[hand.side],
-        "box": [float(v) for v in hand.box_px],
+        "box": hand.box_px.tolist(),
         "K": hand.K.tolist(),
         "source_id": hand.source_id,
         "identity": hand.identity,
