@@ -162,7 +162,7 @@ def first(content):
         (lambda c: first(c).update(keypoints=None), r"annotation 1: keypoints: expected (numbers|21)"),
         (lambda c: first(c)["keypoints"].__setitem__(0, float("nan")), r"annotation 1: keypoints: expected finite numbers for labelled"),
         (lambda c: first(c)["keypoints"].__setitem__(2, None), r"annotation 1: keypoints: expected a finite v for every keypoint"),
-        (lambda c: c["images"][0].update(K=[[9, 0, 1], [0, 9, 1], [0, 0, 0]]), r"image 1000: K: .*0, 0, 1 last, got"),
+        (lambda c: c["images"][0].update(K=[[9, 0, 1], [0, 9, 1], [0, 0, 0]]), r"image 1000: K: .*last row 0, 0, 1, got"),
         (lambda c: first(c).update(hand_type="both"), r"annotation 1: hand_type: expected 'left' or 'right', got 'both'"),
         (lambda c: first(c).update(category_id=5), r"annotation 1: expected a side in hand_side or hand_type, or in"),
         (lambda c: first(c).update(image_id=77), r"annotation 1: image_id: no image has id 77"),

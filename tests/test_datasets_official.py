@@ -324,6 +324,7 @@ class Evil:
         ({"handJoints3D": None}, r"SM2/meta/0000\.pkl: handJoints3D: expected \(21, 3\) numbers, got None: this frame has no annotation"),
         ({"handPose": np.zeros(45)}, r"0000\.pkl: handPose: expected shape \(48,\), got \(45,\)"),
         ({"handBeta": np.full(10, np.nan)}, r"0000\.pkl: handBeta: expected finite numbers, got 10"),
+        ({"camMat": np.diag([-600.0, -600.0, -1.0])}, r"0000\.pkl: camMat: expected a camera matrix with focal lengths > 0"),
         ({"camMat": "K"}, r"0000\.pkl: camMat: expected \(3, 3\) numbers, got str"),
         ({"objName": Evil()}, r"0000\.pkl: expected a pickle of plain containers .* refused"),
     ],

@@ -93,6 +93,7 @@ class Evil:
         (lambda a: {**a, 1: None}, r"anno_training\.pickle: entry 1: K: expected finite numbers of shape \(3, 3\), got 9 missing"),
         (lambda a: {**a, 1: {**a[1], "xyz": a[1]["xyz"][:21]}}, r"entry 1: xyz: expected .* of shape \(42, 3\), got 126 missing"),
         (lambda a: {**a, 1: {**a[1], "uv_vis": a[1]["uv_vis"] * np.nan}}, r"entry 1: uv_vis: expected finite numbers .* got 126 missing"),
+        (lambda a: {**a, 1: {**a[1], "K": a[1]["K"] * 0}}, r"entry 1: K: expected a camera matrix with focal lengths > 0 and last row"),
         (lambda a: {**a, 1: {k: -v if k == "xyz" else v for k, v in a[1].items()}}, r"rhd/training/00001: xyz: expected depths > 0 m"),
     ],
 )

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from handnet.skeleton import SIDES
 from pipelines.datasets.json_stream import iter_items
 from pipelines.datasets.outlines import polygon_mask, run_length_mask
-from pipelines.datasets.sample import DataError
+from pipelines.datasets.sample import DataError, check_camera
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.tables import Blobs, BlobWriter, RowWriter, converted, read_rows
 
@@ -146,8 +146,9 @@ def camera_of(record: Record, where: str) -> NDArray[np.float64] | None:
             return None
     except (ValueError, TypeError, KeyError):
         raise DataError(f"{where}: K: expected a camera matrix, or cam_param with focal and princpt") from None
-    if K.shape != (3, 3) or not np.isfinite(K).all() or min(K[0, 0], K[1, 1]) <= 0 or K[2].tolist() != [0, 0, 1]:
-        raise DataError(f"{where}: K: expected a (3, 3) camera matrix with focal lengths > 0 and 0, 0, 1 last, got {K.tolist()}")
+    if K.shape != (3, 3) or not np.isfinite(K).all():
+        raise DataError(f"{where}: K: expected a (3, 3) camera matrix of finite numbers, got {K.tolist()}")
+    check_camera(K, f"{where}: K")
     return K
 
 

@@ -49,9 +49,9 @@ class Egohands:
     def where(self, index: int) -> tuple[str, str]:
         """Key and image file of sample `index`."""
         video, frame = self.frames[index]
-        number = frame.get("frame_num")
-        known = isinstance(number, np.ndarray) and number.size == 1 and np.isfinite(number).all()
-        return f"{index:08d}", f"{FRAMES}/{video['video_id']}/frame_{int(number.item()) if known else -1:04d}.jpg"
+        value = frame.get("frame_num")
+        number = int(value.item()) if isinstance(value, np.ndarray) and value.size == 1 and np.isfinite(value).all() else -1
+        return f"{index:08d}", f"{FRAMES}/{video['video_id']}/frame_{number:04d}.jpg"
 
     def sample(self, index: int) -> HandSample:
         """Sample `index`, in the metadata's order. DataError names file and field of what is missing or damaged."""

@@ -14,7 +14,7 @@ from handnet.skeleton import MIDDLE_FIRST_BONE
 from pipelines.config_datasets import FreihandConfig
 from pipelines.datasets.annotations import checked, load_annotations
 from pipelines.datasets.masks import hand_box
-from pipelines.datasets.sample import NUM_VERTICES, DataError, HandLabel, HandSample, SplitNotThereError
+from pipelines.datasets.sample import NUM_VERTICES, DataError, HandLabel, HandSample, SplitNotThereError, check_camera
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.splits import held_out
 
@@ -93,6 +93,7 @@ class Freihand:
             # saved as JPEG: values between 0 and 255 ring around the edges
             mask = (self.files.read_image(f"training/mask/{frame:08d}.jpg", color=False, shape=(IMAGE_PX, IMAGE_PX)) > 127).astype(np.uint8)
         K, points = values["K"], values["xyz"]
+        check_camera(K, f"{self.files.where(self._json('K'))}: entry {frame}")
         if (points[:, 2] <= 0).any():
             raise DataError(f"{self.files.where(self._json('xyz'))}: entry {frame}: expected depths > 0 m, got {float(points[:, 2].min())}")
         projected = points.astype(np.float64) @ K.T

@@ -16,7 +16,7 @@ from handnet.hand.plain_pickle import parse_plain_pickle
 from handnet.skeleton import HO3D_TO_STD
 from pipelines.config_datasets import Ho3dConfig
 from pipelines.datasets.masks import hand_box, mesh_mask, skeleton_mask
-from pipelines.datasets.sample import NUM_KEYPOINTS, DataError, HandLabel, HandSample, SplitNotThereError
+from pipelines.datasets.sample import NUM_KEYPOINTS, DataError, HandLabel, HandSample, SplitNotThereError, check_camera
 from pipelines.datasets.source_files import SourceFiles
 
 MARKERS = ("train.txt", "evaluation.txt")
@@ -83,7 +83,7 @@ class Ho3d:
         return Meta(self.files, f"{self.part}/{sequence}/meta/{frame}.pkl")
 
     def _annotated(self, meta: Meta, source_id: str) -> tuple[HandLabel, NDArray[np.uint8]]:
-        K = meta.array("camMat", (3, 3))
+        K = meta.camera()
         joints = meta.array("handJoints3D", (21, 3))[HO3D_TO_STD] * FLIP_YZ
         pose, betas = meta.array("handPose", (48,)), meta.array("handBeta", (10,))
         keypoints = meta.project(K, joints)
@@ -111,7 +111,7 @@ class Ho3d:
         return hand, mask
 
     def _root_only(self, meta: Meta, source_id: str) -> tuple[HandLabel, None]:
-        K = meta.array("camMat", (3, 3))
+        K = meta.camera()
         wrist = meta.array("handJoints3D", (3,)) * FLIP_YZ
         box = meta.array("handBoundingBox", (4,))
         keypoints = np.tile((box[:2] + box[2:]) / 2, (NUM_KEYPOINTS, 1))
@@ -173,6 +173,12 @@ class Meta:
         if not np.isfinite(array).all():
             raise DataError(f"{self.where}: {field}: expected finite numbers, got {int((~np.isfinite(array)).sum())} NaN or infinite")
         return array
+
+    def camera(self) -> NDArray[np.float64]:
+        """(3,3) camMat. DataError if it is none."""
+        K = self.array("camMat", (3, 3))
+        check_camera(K, f"{self.where}: camMat")
+        return K
 
     def project(self, K: NDArray[np.float64], points_m: NDArray[np.float64]) -> NDArray[np.float64]:
         """(N,3) OpenCV camera frame -> (N,2) pixels; DataError for points behind the camera."""

@@ -15,7 +15,7 @@ from handnet.hand.plain_pickle import parse_plain_pickle
 from handnet.skeleton import NUM_KEYPOINTS, RHD_TO_STD, SIDES
 from pipelines.config_datasets import RhdConfig
 from pipelines.datasets.masks import hand_box
-from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample, SplitNotThereError
+from pipelines.datasets.sample import MASK_IGNORE, DataError, HandLabel, HandSample, SplitNotThereError, check_camera
 from pipelines.datasets.source_files import SourceFiles
 from pipelines.datasets.splits import held_out
 from pipelines.datasets.tables import converted, read_rows
@@ -90,6 +90,7 @@ class Rhd:
                 found = int((~np.isfinite(array)).sum())
                 where = f"{self.files.where(self.pickle)}: entry {int(self.ids[row])}: {field}"
                 raise DataError(f"{where}: expected finite numbers of shape {FIELDS[field]}, got {found} missing, NaN or infinite")
+        check_camera(values["K"], f"{self.files.where(self.pickle)}: entry {int(self.ids[row])}: K")
         return values
 
     def _parts(self, name: str) -> NDArray[np.uint8]:

@@ -32,6 +32,7 @@ __all__ = [
     "SplitNotThereError",
     "affine_matrix",
     "as_affine",
+    "check_camera",
     "mirror_affine",
     "transform_box",
     "transform_points",
@@ -73,6 +74,12 @@ def _array(name: str, value: object, shape: tuple[int, ...], dtype: type) -> NDA
     if array.dtype.kind == "f" and not math.isfinite(np.vdot(array, array)) and not np.isfinite(array).all():
         raise ValueError(f"{name}: expected finite numbers, got {int((~np.isfinite(array)).sum())} NaN or infinite")
     return np.asarray(array, dtype)
+
+
+def check_camera(K: DoubleArray, where: str) -> None:
+    """DataError, naming `where`, for a finite (3,3) matrix that is no camera: focal lengths > 0 px, last row 0, 0, 1."""
+    if min(K[0, 0], K[1, 1]) <= 0 or not np.allclose(K[2], (0, 0, 1)):
+        raise DataError(f"{where}: expected a camera matrix with focal lengths > 0 and last row 0, 0, 1, got {K.tolist()}")
 
 
 def as_affine(matrix: object) -> DoubleArray:
