@@ -7,6 +7,8 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from types import TracebackType
 
 from torch.utils.data import Dataset
 
@@ -55,10 +57,10 @@ class Feed:
 
 def made_ahead(items: Iterable[Parts]) -> Iterator[Parts]:
     """The items, made by a thread while the loop computes: decoding and warping run outside Python's lock. Its errors are raised here."""
-    made: queue.Queue[Parts | Exception | None] = queue.Queue(AHEAD)
+    made: queue.Queue[Parts | BaseException | None] = queue.Queue(AHEAD)
     stopped = threading.Event()
 
-    def put(item: Parts | Exception | None) -> bool:
+    def put(item: Parts | BaseException | None) -> bool:
         while not stopped.is_set():
             try:
                 made.put(item, timeout=0.1)
@@ -67,20 +69,22 @@ def made_ahead(items: Iterable[Parts]) -> Iterator[Parts]:
                 continue
         return False
 
+    def end(kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool:
+        put(error)  # of any class: a thread that ends without a word leaves the loop waiting
+        return True
+
     def make() -> None:
-        try:
+        with ExitStack() as ending:
+            ending.push(end)
             for item in items:
                 if not put(item):
                     return
-            put(None)
-        except Exception as error:  # any: a thread that ends without a word leaves the loop waiting
-            put(error)
 
     thread = threading.Thread(target=make, name="batches", daemon=True)
     thread.start()
     try:
         while (item := made.get()) is not None:
-            if isinstance(item, Exception):
+            if isinstance(item, BaseException):
                 raise item
             yield item
     finally:
