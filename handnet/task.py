@@ -22,6 +22,7 @@ from handnet.losses.weights import LossOptions, LossWeights
 from handnet.network.handnet import DenseMaps, HandNet, HandOutputs, HandSites
 from handnet.network.heads import BASE_WINDOW_PX, HandParameters
 from handnet.network.sampling import sample_map
+from handnet.rendering.checks import drawable
 from handnet.skeleton import NUM_KEYPOINTS, ROOT
 
 # The window is this much larger than the keypoints' box, so that fingertips have room around them.
@@ -191,13 +192,13 @@ class HandTask(nn.Module):
             faces = self.layer.both_faces[batch.side[: view.num_hands]]
             if weights.photometric and out.albedo is not None and out.light is not None:
                 albedo, light = out.albedo[: view.num_hands], out.light[: view.num_hands]
-                if _drawable(vertices, albedo, light):
+                if drawable(vertices, albedo, light):
                     terms["photometric"], compared = photometric_term(view, vertices, faces, albedo, light)
                 else:
                     terms["photometric"] = vertices.new_tensor(torch.nan)
             if weights.silhouette:
-                drawable = _drawable(vertices)
-                terms["silhouette"] = silhouette_term(view, vertices, faces) if drawable else vertices.new_tensor(torch.nan)
+                can_draw = drawable(vertices)
+                terms["silhouette"] = silhouette_term(view, vertices, faces) if can_draw else vertices.new_tensor(torch.nan)
         if weights.photometric and part is not None and part.first:  # all processes ask, whether they draw or not
             terms["photometric"] = terms["photometric"] * part.share(compared, part.sum_over_processes(compared))
 
@@ -226,11 +227,6 @@ def _check_outputs(network: HandNet, weights: LossWeights) -> None:
         if getattr(weights, name) and not there:
             got = getattr(config, option)
             raise ValueError(f"loss {name}: expected weight 0 for a network with {option} {got!r}, got {getattr(weights, name)}")
-
-
-def _drawable(*values: Tensor) -> bool:
-    """Whether the renderer takes the values: on the CPU it refuses NaN and infinity, which are for whoever reads the terms to see."""
-    return all(value.is_cuda or bool(value.isfinite().all()) for value in values)
 
 
 def _covered(box_cells: Tensor, image_index: Tensor, chosen: Tensor, num_images: int, height: int, width: int) -> Tensor:

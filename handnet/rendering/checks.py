@@ -19,6 +19,11 @@ def check_float(where: str, name: str, value: Tensor, *shape: int | str) -> None
         raise ValueError(f"{where}: expected finite {name}, got NaN or infinity in meshes {bad[:8]}")
 
 
+def drawable(*values: Tensor) -> bool:
+    """Whether `check_float` takes the values as finite; False lets a caller answer NaN with NaN."""
+    return all(value.is_cuda or bool(torch.isfinite(value).all()) for value in values)
+
+
 def check_index(where: str, name: str, value: Tensor, limit: int, *shape: int | str) -> None:
     """`value` must be int64 of `shape` with entries in [0, limit)."""
     right = value.ndim == len(shape) and all(isinstance(want, str) or got == want for got, want in zip(value.shape, shape, strict=True))
