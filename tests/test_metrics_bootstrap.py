@@ -37,8 +37,8 @@ def test_intervals_follow_the_loop(seed, num):
     general = bootstrap_statistic(lambda index: index.sum() / (index + 1).sum(), num, groups, num_resamples=50, seed=seed)
     np.testing.assert_allclose(general, ratio, rtol=1e-9)
     sums = np.array([[own.sum(), (own + 1).sum()] for own in members])
-    of_sums = bootstrap_sums(lambda drawn: np.stack([drawn[:, 0] / drawn[:, 1], drawn[:, 1] * np.nan], 1), sums, num_resamples=50, seed=seed)
-    np.testing.assert_allclose(of_sums, [ratio, [np.nan, np.nan]], rtol=1e-9)
+    ratios_of = bootstrap_sums(lambda x: np.stack([x[:, 0] / x[:, 1], x[:, 1] * np.nan], 1), sums, num_resamples=50, seed=seed)
+    np.testing.assert_allclose(ratios_of, [ratio, [np.nan, np.nan]], rtol=1e-9)
 
 
 @pytest.mark.parametrize(("sums", "message"), [(np.ones(3), "shape"), (np.ones((0, 2)), "at least one group"), ([[np.nan]], "finite")])
