@@ -72,6 +72,10 @@ class Chunk:
     def waited_s(self) -> float:
         return self.feed.waited_s
 
+    @property
+    def images_per_epoch(self) -> int:
+        return self.feed.images_per_epoch
+
     def __iter__(self) -> Iterator[Parts]:
         return islice(self.items, self.num)
 

@@ -49,6 +49,9 @@ def trained(workspace, tmp_path_factory, forks) -> Path:
     result = train(folder, "multi")
     assert result.returncode == 0, result.stderr
     assert "wrote models/multi" in result.stdout
+    num_images = json.loads((folder / "data/scenes/train/manifest.json").read_text())["num_samples"]
+    assert f" {STEPS}/{STEPS} steps, " in result.stderr
+    assert f", epoch {STEPS * 2 / num_images:.2f}, loss " in result.stderr
     return folder
 
 

@@ -41,6 +41,7 @@ class Feed:
     def __init__(self, batches: TrainingBatches, device_batch: int, first_step: int):
         self.parted, self.first_step = PartedBatches(batches, device_batch), first_step
         self.waited_s = 0.0
+        self.images_per_epoch = batches.sequence.num_images
 
     def __iter__(self) -> Iterator[Parts]:
         num_workers = loader_workers()

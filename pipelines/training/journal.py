@@ -53,13 +53,13 @@ class Journal:
         elapsed = max(now - then, 1e-9)
         return {"speed/images_per_s": (done - before) * batch_size / elapsed, "speed/waiting": (waited_s - waited_before) / elapsed}
 
-    def log(self, row: Row) -> None:
-        """Write a row, and show what is in it."""
+    def log(self, row: Row, epoch: float | None = None) -> None:
+        """Write a row, and show what is in it. epoch: how often all images have been seen, on average."""
         if self.live is None:
             return
         self.write([row])
         if self._progress is not None and "train/loss" in row:
-            self._progress.note(self._note(row))
+            self._progress.note(self._note(row) if epoch is None else f"epoch {epoch:.2f}, {self._note(row)}")
 
     def replay(self, history: Sequence[Row]) -> None:
         """Write the rows of a run that is resumed again: the curves are those of an uninterrupted one."""

@@ -153,6 +153,7 @@ class ImageSequence:
         self.seed = seed
         self.shares = shares({name: part.weight for name, part in parts.items()})
         self.parts = [Part(name, i, parts[name], remote, self.num_streams, seed) for i, name in enumerate(self.shares)]
+        self.num_images = sum(len(part.reader) for part in self.parts)
         self._blocks: dict[int, tuple[int, NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def draw(self, position: int) -> Draw:

@@ -187,7 +187,7 @@ class Trainer:
             row["train/skipped"] = float(self.guard.num_skipped)
         row |= journal.speed(feed.waited_s, self.config.batch_size)
         self.history.append(row)
-        journal.log(row)
+        journal.log(row, epoch=self.step * self.config.batch_size / feed.images_per_epoch)
 
     def run_validation(self, journal: Journal) -> None:
         found = self.validate(self.average.values, self.step) if self.validate is not None and self.group.rank == 0 else None
