@@ -8,6 +8,7 @@ import os
 import pickle
 import tarfile
 
+import cv2
 import numpy as np
 import orjson
 import pytest
@@ -87,6 +88,31 @@ def test_members_round_trip(seed, num_hands, with_3d, mask):
         np.testing.assert_array_equal(got.keypoints_px, want.keypoints_px)
         assert (got.mano is None) == (want.mano is None)
         np.testing.assert_array_equal(got.K, want.K)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(1, 200), st.integers(0, 10**6))
+@settings(max_examples=40, deadline=None)
+def test_masks_are_decoded_as_opencv_does(seed, height, width, place):
+    """Of long runs and of noise (several chunks), as they are written here and with filters; damage is refused, or does not matter."""
+    rng = np.random.default_rng(seed)
+    mask = rng.integers(0, 4, (height, width), dtype=np.uint8) if seed % 2 else np.zeros((height, width), np.uint8)
+    mask[height // 3 : height // 2, width // 4 :] = 255
+    data = schema.encode_mask(mask)
+    assert schema._plain_mask(data) is not None
+    np.testing.assert_array_equal(schema.decode_mask(data), mask)
+    filtered = bytes(cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_PAETH])[1])
+    np.testing.assert_array_equal(schema.decode_mask(filtered), mask)
+    damaged = bytearray(data)
+    damaged[place % len(data)] ^= 1 + seed % 255
+    for broken in (bytes(damaged), data[: place % len(data)]):
+        found = schema._plain_mask(broken)
+        assert found is None or np.array_equal(found, mask)
+
+
+@pytest.mark.parametrize("image", [np.zeros((9, 8, 3), np.uint8), np.zeros((9, 8), np.uint16)])
+def test_other_pngs_are_no_masks(image):
+    with pytest.raises(ValueError, match="expected a grey 8-bit PNG"):
+        schema.decode_mask(bytes(cv2.imencode(".png", image)[1]))
 
 
 def test_a_hand_without_3d_beside_one_with_it():
