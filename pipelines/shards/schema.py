@@ -145,9 +145,10 @@ def decode_image_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
 
 def decode_mask(data: bytes) -> NDArray[np.uint8]:
     """PNG bytes -> (H,W) uint8."""
-    mask = _plain_mask(data)
-    if mask is None:
-        mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    plain = _plain_mask(data)
+    if plain is not None:
+        return plain
+    mask = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
     if mask is None or mask.ndim != 2 or mask.dtype != np.uint8:
         raise ValueError("expected a grey 8-bit PNG")
     return np.asarray(mask, np.uint8)
