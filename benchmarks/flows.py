@@ -44,6 +44,11 @@ for line in sys.stdin:
 """
 
 
+def surroundings() -> dict[str, str]:
+    """The environment without settings of a Prefect server or of runs, such as those of the flow that this script may run in."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "HANDNET_"))}
+
+
 def command(folder: Path, *arguments: str) -> float:
     """Seconds that a command takes."""
     started = time.perf_counter()
@@ -94,7 +99,7 @@ def server(home: Path) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    environment = {**surroundings(), "PREFECT_HOME": str(home), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
     words = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
     process = subprocess.Popen(words, cwd=home, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -116,7 +121,7 @@ class Flow:
     """A process that calls train-multi in a folder whenever it is told to."""
 
     def __init__(self, folder: Path, address: str) -> None:
-        environment = {**os.environ, "PREFECT_API_URL": address, "HANDNET_STAGE_JOBS": "2"}
+        environment = {**surroundings(), "PREFECT_API_URL": address, "HANDNET_STAGE_JOBS": "2"}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(
             [sys.executable, "-c", CALLS], cwd=folder, env=environment, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True

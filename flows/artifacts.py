@@ -13,7 +13,7 @@ from PIL import Image
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 
 from flows.naming import artifact_key
-from pipelines.summary import METRICS, REPORT, ROWS
+from pipelines.summary import METRICS, REPORT, ROWS, Row
 
 OVERLAYS = "logs/*/validation.jpg"  # the latest predictions of each training stage
 OVERLAY_PX = 900  # the picture goes into the server's database
@@ -44,10 +44,18 @@ def figures_table(figures: Figures, former: Figures) -> str:
                 continue
             new, old, mean = ours[row.name], before.get(row.name), mean_hand.get(row.name)
             texts = [row.pattern.format(value) if value is not None else "" for value in (new, old, mean)]
-            change = "" if not old else f"{(new - old) / abs(old):+.1%}{f' {row.verdict(new, old)}' if new != old else ''}"
+            change = "" if old is None else _change(row, new, old)
             arrow = "↑" if row.more_is_better else "↓"
             lines.append(f"| {evaluation} | {row.label} {arrow} | {texts[0]} | {texts[1]} | {change} | {texts[2]} |")
     return "\n".join(lines)
+
+
+def _change(row: Row, new: float, old: float) -> str:
+    """Such as `-7.4% better`; no word where the shown share is zero, no share of zero."""
+    share = f"{(new - old) / abs(old):+.1%}" if old else ""
+    if new == old or share in ("+0.0%", "-0.0%"):
+        return "none"
+    return f"{share} {row.verdict(new, old)}".strip()
 
 
 def show_figures(run: str, figures: Figures, former: Figures) -> None:

@@ -22,7 +22,9 @@ def read_progress(line: str) -> tuple[str, float] | None:
     match = _LINE.match(line)
     if match is None or int(match["total"]) == 0:
         return None
-    percent = min(100.0, 100.0 * int(match["done"]) / int(match["total"]))
+    # a count may end below its total, such as that of figures there is nothing to draw for
+    over = match["rest"].endswith(", done")
+    percent = 100.0 if over else min(100.0, 100.0 * int(match["done"]) / int(match["total"]))
     return f"{match['what']}: {match['done']}/{match['total']}{match['rest']}", percent
 
 

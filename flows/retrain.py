@@ -101,7 +101,7 @@ def retrain(
         found = reproduce_in(space, request, lambda graph: targets(graph, None))
         show(experiment, space.folder, former)
         verdict = compare_and_promote(space, store, read_evaluation(space.folder, evaluation), rule, experiment)
-        save_experiment(space, experiment, verdict.reason)
+        save_experiment(project, space, experiment, verdict.reason)
     decision = "promoted" if verdict.promote else "kept the promoted model"
     text = f"## {experiment}: {decision}\n\n{verdict.reason}\n\nStages: {summary(found)}. Promoted model: `{STORE / CURRENT}`."
     create_markdown_artifact(text, key=artifact_key("promotion"), description=f"{experiment}: {decision}")

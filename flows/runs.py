@@ -109,7 +109,7 @@ def run_request(project: Path, request: Request) -> dict[str, str]:
         if any(kind != "skipped" for kind in found.values()):
             show(name, space.folder, former)
         if space.name is not None:
-            save_experiment(space, space.name, summary(found))
+            save_experiment(project, space, space.name, summary(found))
             get_run_logger().info("recorded as DVC experiment %s; its files are in %s", space.name, space.folder)
     return found
 

@@ -173,12 +173,14 @@ def set_params(folder: Path, overrides: Sequence[str]) -> None:
             raise ValueError(f"overrides: {values}: {error.__cause__ or error}") from None
 
 
-def save_experiment(space: Workspace, name: str, message: str) -> None:
+def save_experiment(project: Path, space: Workspace, name: str, message: str) -> None:
     """Record a finished worktree as a DVC experiment; the project's `dvc exp show` lists it. An older one of that name goes."""
     command = [sys.executable, "-m", "dvc", "--wait-for-lock", "exp", "save", "--force", "--name", name, "--message", message]
     # what the run made is part of the experiment, also where git does not know it yet
     records = sorted(name for name in cache_and_records(space.folder)[1] if (space.folder / name).is_file())
     command += [part for record in records for part in ("--include-untracked", record)]
-    result = subprocess.run(command, cwd=space.folder, capture_output=True, text=True)
+    # DVC goes through the stash and refs that all worktrees share: two at a time would take each other's
+    with locked(lock_path(project, "experiments"), wait=True, say=lambda text: None) as handle:
+        result = subprocess.run(command, cwd=space.folder, capture_output=True, text=True, pass_fds=[handle.fileno()])
     if result.returncode != 0:
         raise ValueError(f"dvc exp save in {space.folder}: {result.stderr.strip() or result.stdout.strip()}")

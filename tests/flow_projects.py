@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 STAGES = ["ingest@a", "ingest@b", "train_multi", "evaluate@multi", "report"]
 PARAMS = {
     "ingest": {"a": {"rows": 3}, "b": {"rows": 4}},
-    "train": {"steps": 3, "step_seconds": 0.01, "error": 0.2},
+    "train": {"steps": 3, "step_seconds": 0.01, "error": 0.2, "seed": 0, "crop": {"center": "box"}, "multi": {"center": "box"}},
     "evaluate": {"multi": {"shift": 0.0}},
 }
 

@@ -12,13 +12,23 @@ from pathlib import Path
 
 import psutil
 import pytest
-from flow_projects import STAGES, Server, make_project, processes_in, served, set_params, wait_for
+from flow_projects import ROOT, STAGES, Server, make_project, processes_in, served, set_params, wait_for
 from prefect.client.schemas.filters import ArtifactFilter, DeploymentFilter, FlowRunFilter, LogFilter
+from ruamel.yaml import YAML
+
+from flows.ablation import ablation
+from flows.benchmark import benchmark
+from pipelines.experiments.ablations import ABLATIONS
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with served(make_project(tmp_path_factory.mktemp("flows") / "a project")) as running:
+    project = make_project(tmp_path_factory.mktemp("flows") / "a project")
+    (project.folder / "benchmarks").mkdir()
+    (project.folder / "benchmarks/quick.py").write_text("print('adding: 2 times as fast')\n")
+    project.git("add", "--all")
+    project.git("commit", "--quiet", "--message=A benchmark")
+    with served(project) as running:
         yield running
 
 
@@ -143,6 +153,36 @@ def test_two_runs_at_once_do_not_disturb_each_other(server: Server) -> None:
 def experiment_commit(server: Server, name: str) -> str:
     refs = server.project.git("for-each-ref", "--format=%(objectname) %(refname)", "refs/exps").splitlines()
     return next(line.split()[0] for line in refs if line.endswith(f"/{name}"))
+
+
+def test_an_ablation_is_a_run_for_each_of_its_variants(server: Server) -> None:
+    done = server.finished(server.start("ablation/local", names=["centers"], target="train_multi"))
+    assert done.state is not None
+    assert done.state.is_completed(), done.state.message
+    runs = {run.name: run for run in ABLATIONS["centers"].runs([0])}
+    assert len(runs) == 3
+    assert done.state.message == "3 runs; `dvc exp show` has them side by side"
+    for name, run in runs.items():
+        params = YAML(typ="safe", pure=True).load(server.project.git("show", f"{experiment_commit(server, name)}:params.yaml"))
+        assert f"train.multi.center={params['train']['multi']['center']}" in run.overrides
+        assert (server.project.folder / ".prefect/workspaces" / name / "models/multi/model.json").exists()
+    assert set(server.states(done)) >= set(runs)
+
+
+def test_benchmarks_show_what_they_print(server: Server) -> None:
+    done = server.finished(server.start("benchmark/local", names=["quick"]))
+    assert done.state is not None
+    assert done.state.is_completed(), done.state.message
+    found = server.client.read_artifacts(artifact_filter=ArtifactFilter.model_validate({"key": {"any_": ["benchmark-quick"]}}))
+    assert [artifact.data for artifact in found] == ["```\nadding: 2 times as fast\n```"]
+
+
+def test_names_that_are_no_ablation_or_benchmark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(ValueError, match=r"names: expected some of \['augmentation', 'centers', .*\], got \['centres'\]"):
+        ablation.fn(names=["centres"])
+    with pytest.raises(ValueError, match=r"names: expected some of \[.*'flows'.*\], got \['slow'\]"):
+        benchmark.fn(names=["slow"])
 
 
 def test_retrain_promotes_the_better_model_only(server: Server) -> None:
