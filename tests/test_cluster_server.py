@@ -19,7 +19,7 @@ from typing import Any
 
 import boto3
 import pytest
-from flow_projects import Server, make_project, served, wait_for
+from flow_projects import Server, make_project, served, set_params, wait_for
 from moto.server import ThreadedMotoServer
 from prefect.blocks.system import Secret
 from prefect.client.schemas.filters import ArtifactFilter, DeploymentFilter, FlowRunFilter, LogFilter
@@ -211,7 +211,10 @@ def test_new_data_starts_the_retraining(server: Server) -> None:
     only = FlowRunFilter.model_validate({"deployment_id": {"any_": [deployment.id]}, "state": {"type": {"not_any_": ["SCHEDULED"]}}})
     assert server.client.read_flow_runs(flow_run_filter=only) == []
     server.prefect("event", "emit", "handnet.new-data", "--resource-id", "handnet.data.elsewhere")
-    server.prefect("event", "emit", "handnet.new-data", "--resource-id", "handnet.data.local")
+    set_params(server.project, ingest={"a": {"rows": 5}})
+    done = server.finished(server.start("ingest/local", dataset="a", credentials="store-of-the-test"))
+    assert done.state is not None
+    assert done.state.is_completed(), done.state.message
     (run,) = wait_for(lambda: server.client.read_flow_runs(flow_run_filter=only), 60)
     assert run.created_by is not None
     assert run.created_by.type == "AUTOMATION"
