@@ -10,13 +10,14 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
+
+from rich.console import Console
+from rich.markdown import Markdown
 
 from pipelines.config import load_params
 from pipelines.experiments.ablation_table import FOLDER, build_table, write_table
 from pipelines.experiments.ablations import ABLATIONS, Ablation, Run
-from pipelines.experiments.running import Planned, evaluations_of, finished, plan, run_experiment
+from pipelines.experiments.running import Planned, Study, evaluations_of, plan, run_experiment
 from pipelines.experiments.runs import queued_names
 
 
@@ -31,55 +32,66 @@ def runs_of(ablation: Ablation, seeds: Sequence[int], overrides: Sequence[str]) 
     return found
 
 
-def ablate(ablation: Ablation, seeds: Sequence[int], overrides: Sequence[str], *, queue: bool, only_table: bool) -> int:
-    """Run what is not done and write the table; the exit code. ValueError for params that do not fit."""
+def study_of(ablation: Ablation, seeds: Sequence[int], overrides: Sequence[str]) -> Study:
+    """The ablation on the current commit, with what is done of it. ValueError for params that do not fit."""
     evaluations = evaluations_of(ablation, load_params())
     runs = runs_of(ablation, seeds, overrides)
     planned = dict(zip(runs, plan(list(runs.values()), evaluations), strict=True))
-    todo = {key: one for key, one in planned.items() if one.figures is None}
-    print(f"{ablation.title}: {len(planned)} runs, {len(planned) - len(todo)} of them done", flush=True)
+    names = {run.name for run in runs.values()}
+    return Study(
+        ablation=ablation,
+        seeds=tuple(seeds),
+        overrides=tuple(overrides),
+        evaluations=tuple(evaluations),
+        planned=planned,
+        seconds={name: value for name, value in _earlier_seconds(ablation).items() if name in names},
+    )
+
+
+def ablate(study: Study, *, queue: bool, only_table: bool) -> int:
+    """Run or queue what is not done, and write the table; the exit code."""
+    todo = study.todo()
+    print(f"{study.ablation.title}: {len(study.planned)} runs, {len(study.planned) - len(todo)} of them done", flush=True)
     if queue and (queued := queued_names()):
         todo = {key: one for key, one in todo.items() if one.run.name not in queued}
-    failed, seconds = [], _earlier_seconds(ablation)
-    if not only_table:
-        for number, (key, one) in enumerate(todo.items(), 1):
-            print(f"\n== run {number} of {len(todo)}: {one.run.name}{_left(seconds, todo, number)}", flush=True)
-            try:
-                took = run_experiment(one.run, evaluations, queue=queue)
-            except RuntimeError as error:
-                print(f"error: {error}; going on with the others", file=sys.stderr)
-                failed.append(one.run.name)
-                continue
-            if not queue:
-                seconds[one.run.name] = round(took, 1)
-                planned[key] = _with_figures(one, evaluations)
-                _write(ablation, seeds, planned, evaluations, seconds, overrides)
-        if queue:
-            print(
-                f"\n{len(todo) - len(failed)} runs queued: `dvc queue start --jobs N` runs them; then this command again, without --queue"
-            )
-            return 1 if failed else 0
-    paths = _write(ablation, seeds, planned, evaluations, seconds, overrides)
-    print(f"\n{paths[0].read_text()}\nwrote {', '.join(str(path) for path in paths)}")
+    failed = [] if only_table else _run_all(study, todo, queue=queue)
+    if queue:
+        told = "`dvc queue start --jobs N` runs them; then this command again, without --queue"
+        print(f"\n{len(todo) - len(failed)} runs queued: {told}")
+    else:
+        paths = write_table(build_table(study))
+        show(paths[0].read_text())
+        print(f"wrote {', '.join(str(path) for path in paths)}")
     if failed:
         print(f"error: {len(failed)} runs failed: {', '.join(failed)}; the same command tries them again", file=sys.stderr)
     return 1 if failed else 0
 
 
-def _with_figures(one: Planned, evaluations: Sequence[str]) -> Planned:
-    return replace(one, figures=finished(one.run.name, one.tree, evaluations))
+def _run_all(study: Study, todo: dict[tuple[str, int], Planned], *, queue: bool) -> list[str]:
+    """Run or queue them one after the other, the table up to date after each; the names of those that failed."""
+    failed = []
+    for number, (key, one) in enumerate(todo.items(), 1):
+        print(f"\n== run {number} of {len(todo)}: {one.run.name}{_left(study.seconds, todo, number)}", flush=True)
+        try:
+            took = run_experiment(one.run, study.evaluations, queue=queue)
+        except RuntimeError as error:
+            print(f"error: {error}; going on with the others", file=sys.stderr)
+            failed.append(one.run.name)
+            continue
+        if not queue:
+            study.done(key, took)
+            write_table(build_table(study))
+    return failed
 
 
-def _write(
-    ablation: Ablation,
-    seeds: Sequence[int],
-    planned: dict[tuple[str, int], Planned],
-    evaluations: Sequence[str],
-    seconds: dict[str, float],
-    overrides: Sequence[str],
-) -> list[Path]:
-    own = {one.run.name: seconds[one.run.name] for one in planned.values() if one.run.name in seconds}
-    return write_table(build_table(ablation, seeds, planned, evaluations, own, overrides))
+def show(markdown: str) -> None:
+    """Print a table: drawn on a terminal, as it is where another program reads it."""
+    console = Console()
+    print()
+    if console.is_terminal:
+        console.print(Markdown(markdown))
+    else:
+        print(markdown)
 
 
 def _earlier_seconds(ablation: Ablation) -> dict[str, float]:
@@ -136,7 +148,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.name not in ABLATIONS:
             raise ValueError(f"expected one of {', '.join(ABLATIONS)}, got {options.name!r}")
-        return ablate(ABLATIONS[options.name], seed_list(options.seeds), options.set_param, queue=options.queue, only_table=options.table)
+        study = study_of(ABLATIONS[options.name], seed_list(options.seeds), options.set_param)
+        return ablate(study, queue=options.queue, only_table=options.table)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -8,6 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +56,37 @@ class Repository:
 
 def stages_run(output: str) -> list[str]:
     return re.findall(r"^Running stage '([^']+)'", output, flags=re.MULTILINE)
+
+
+def queue_runs(repository: Repository, names: Iterable[str], within_s: float = 900) -> None:
+    """`dvc queue start`, until all of these queued experiments are done; fails with their logs if one does not succeed."""
+    names = list(names)
+    repository.dvc("queue", "start", "--jobs", "1")
+    deadline = time.monotonic() + within_s
+    while True:
+        status = repository.dvc("queue", "status").stdout
+        ended = {name: word for name in names for word in re.findall(rf"\b{re.escape(name)}\b.*\b(Success|Failed)\b", status)}
+        if len(ended) == len(names):
+            break
+        assert time.monotonic() < deadline, status
+        time.sleep(3)  # asking takes a second of the machine
+    if "Failed" in ended.values():
+        pytest.fail("".join(repository.dvc("queue", "logs", name, check=False).stdout[-3000:] for name in names))
+
+
+def tiny_clone(folder: Path, changes: Mapping[str, str] | None = None) -> Repository:
+    """A clone on the tiny preset, committed, nothing run. changes: text of params.yaml to replace, wherever it stands."""
+    repository = clone(folder)
+    repository.run(sys.executable, "-m", "pipelines.preset", "tiny", "--force")
+    params = folder / "params.yaml"
+    text = params.read_text()
+    for old, new in (changes or {}).items():
+        assert old in text, old
+        text = text.replace(old, new)
+    params.write_text(text)
+    repository.git("add", "--all")
+    repository.git("commit", "--quiet", "--message=Start")
+    return repository
 
 
 def clone(folder: Path) -> Repository:

@@ -18,7 +18,7 @@ from pipelines.config import ParamsError
 from pipelines.experiments.ablation_table import build_table, is_distinct, summarise, write_table
 from pipelines.experiments.ablations import ABLATIONS, STAGES
 from pipelines.experiments.comparing import changed_params, metric_rows, print_comparison
-from pipelines.experiments.running import Planned, evaluations_of, resolved
+from pipelines.experiments.running import Planned, Study, evaluations_of, resolved
 from pipelines.experiments.runs import RunRecord
 from pipelines.preset import preset_path
 from pipelines.reporting.paper import loss_terms
@@ -192,7 +192,8 @@ def test_the_table_in_the_paper_s_layout(tmp_path: Path) -> None:
     runs = planned([0, 1, 2], missing="centers-root-s2")
     evaluations = evaluations_of(ABLATIONS["centers"], next(iter(runs.values())).params)
     assert evaluations == ["crop", "multi"]
-    table = build_table(ABLATIONS["centers"], [0, 1, 2], runs, evaluations, {}, [])
+    study = Study(ablation=ABLATIONS["centers"], seeds=(0, 1, 2), overrides=(), evaluations=tuple(evaluations), planned=runs, seconds={})
+    table = build_table(study)
     markdown, data, page = (path.read_text() for path in write_table(table, tmp_path))
 
     lines = [line for line in markdown.splitlines() if line.startswith("|")]

@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 
 import pytest
 from flow_projects import Server, served, wait_for
-from repositories import Repository, clone
+from repositories import Repository, tiny_clone
 
 from flows.graph import read_graph
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    repository = clone(tmp_path_factory.mktemp("chain") / "a clone")
-    repository.run(sys.executable, "-m", "pipelines.preset", "tiny", "--force")
-    repository.git("add", "--all")
-    repository.git("commit", "--quiet", "--message=Start")
-    return repository
+    return tiny_clone(tmp_path_factory.mktemp("chain") / "a clone")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from repositories import Repository, clone, stages_run
+from repositories import Repository, stages_run, tiny_clone
 
 ROOT = Path(__file__).parents[1]
 EVERY_STAGE = [
@@ -51,11 +51,7 @@ OUTS = [
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """A new repository holding what git would commit here, on the tiny preset. A space in its path, since people have them."""
-    repository = clone(tmp_path_factory.mktemp("e2e") / "a clone")
-    repository.run(sys.executable, "-m", "pipelines.preset", "tiny", "--force")
-    repository.git("add", "--all")
-    repository.git("commit", "--quiet", "--message=Start")
-    return repository
+    return tiny_clone(tmp_path_factory.mktemp("e2e") / "a clone")
 
 
 @pytest.fixture(scope="module")

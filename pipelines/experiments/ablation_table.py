@@ -12,7 +12,7 @@ from pipelines.config import Params
 from pipelines.experiments.ablations import Ablation, Variant
 from pipelines.experiments.charts import seeds_chart
 from pipelines.experiments.page import render, write_text
-from pipelines.experiments.running import Planned
+from pipelines.experiments.running import Planned, Study
 from pipelines.plotting import Chart
 from pipelines.published import NOT_PRINTED, PAPER
 from pipelines.shards.manifest import to_json
@@ -91,15 +91,9 @@ def is_distinct(cell: Cell, other: Cell) -> bool | None:
     return abs(cell.mean - other.mean) > 2.0 * math.hypot(cell.std, other.std)
 
 
-def build_table(
-    ablation: Ablation,
-    seeds: Sequence[int],
-    planned: dict[tuple[str, int], Planned],
-    evaluations: Sequence[str],
-    seconds: dict[str, float],
-    overrides: Sequence[str],
-) -> AblationTable:
-    """Gather the figures of all runs; planned: by (variant, seed)."""
+def build_table(study: Study) -> AblationTable:
+    """Gather the figures of all runs."""
+    ablation, seeds, planned, evaluations = study.ablation, study.seeds, study.planned, study.evaluations
     params = next(iter(planned.values())).params
     columns = tuple((name, column) for name in evaluations for column in COLUMNS if _measured(planned, name, column))
     found: dict[str, list[Cell]] = {}
@@ -121,15 +115,15 @@ def build_table(
     return AblationTable(
         ablation=ablation,
         preset=params.preset,
-        seeds=tuple(seeds),
+        seeds=seeds,
         columns=columns,
         rows=tuple(rows),
         setting=setting_text(ablation, params, evaluations),
         finding=finding_text(ablation, rows, columns),
         limits=limits_text(ablation),
-        seconds=seconds,
+        seconds=dict(study.seconds),
         missing=tuple(one.run.name for one in planned.values() if one.figures is None),
-        overrides=tuple(overrides),
+        overrides=study.overrides,
     )
 
 

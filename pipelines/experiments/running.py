@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,31 @@ class Planned:
     params: Params
     tree: dict[str, Any]
     figures: dict[str, dict[str, Any]] | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """An ablation as it stands: its runs by (variant, seed), and the wall time of those that were timed, by name; both grow with the runs.
+
+    overrides: the user's own, which all runs have beside the variant's.
+    """
+
+    ablation: Ablation
+    seeds: tuple[int, ...]
+    overrides: tuple[str, ...]
+    evaluations: tuple[str, ...]
+    planned: dict[tuple[str, int], Planned]
+    seconds: dict[str, float]
+
+    def todo(self) -> dict[tuple[str, int], Planned]:
+        """The runs that are not done, in their order."""
+        return {key: one for key, one in self.planned.items() if one.figures is None}
+
+    def done(self, key: tuple[str, int], seconds: float) -> None:
+        """Take in the figures of a run that has just ended."""
+        one = self.planned[key]
+        self.planned[key] = replace(one, figures=finished(one.run.name, one.tree, self.evaluations))
+        self.seconds[one.run.name] = round(seconds, 1)
 
 
 def resolved(overrides: Sequence[str], path: Path = PARAMS_FILE) -> tuple[Params, dict[str, Any]]:
