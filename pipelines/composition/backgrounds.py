@@ -9,14 +9,13 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from pipelines.datasets.background_files import IMAGE_SUFFIXES, decode_at_least, image_files
 from pipelines.datasets.sample import DataError, HandSample
 
 Image = NDArray[np.uint8]
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 MIN_COARSE_PX = 64
 MIN_CROP = 0.6  # smallest side of a crop, as a share of the picture's shorter side
 GRAIN = 4  # at most, up or down; a power of two
@@ -87,7 +86,7 @@ def list_images(folder: str | Path) -> list[Path]:
     root = Path(folder)
     if not root.is_dir():
         raise DataError(f"backgrounds_dir: {root}: not a folder")
-    images = sorted(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    images = image_files(root)
     if not images:
         raise DataError(f"backgrounds_dir: {root}: no image below it; expected files ending in {list(IMAGE_SUFFIXES)}")
     return images
@@ -99,20 +98,13 @@ def from_file(path: Path, side_px: int, rng: np.random.Generator) -> Image:
         data = path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    return _random_square(_decode(path, data, int(side_px / MIN_CROP) + 1), side_px, rng)
-
-
-def _decode(path: Path, data: bytes, min_side_px: int) -> Image:
-    """The image of a file; a JPEG as small as its format lets it be decoded with both sides from `min_side_px` on."""
     try:
-        if data[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
-            return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_height=min_side_px, min_width=min_side_px), np.uint8)
-        loaded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    except (ValueError, cv2.error) as error:  # OpenCV's where it claims to be huge
-        raise DataError(f"{path}: not an image that can be decoded: {' '.join(str(error).split())}") from None
-    if loaded is None:
+        image = decode_at_least(data, int(side_px / MIN_CROP) + 1)
+    except ValueError as error:
+        raise DataError(f"{path}: not an image that can be decoded: {error}") from None
+    if image is None:
         raise DataError(f"{path}: not an image that can be decoded")
-    return np.asarray(loaded, np.uint8)
+    return _random_square(image, side_px, rng)
 
 
 def from_source(sample: HandSample, side_px: int, rng: np.random.Generator) -> Image | None:

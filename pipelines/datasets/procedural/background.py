@@ -10,13 +10,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import simplejpeg
 from numpy.typing import NDArray
 
+from pipelines.datasets.background_files import IMAGE_SUFFIXES, decode_at_least, image_files
 from pipelines.datasets.sample import DataError
 
 Image = NDArray[np.uint8]
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 FOLDER_SHARE = 0.75  # of the images that come from the folder when there is one
 DISTRACTOR_SHARE = 0.4
 # display colours of skin, light to dark
@@ -27,7 +26,7 @@ def list_images(folder: Path) -> tuple[Path, ...]:
     """All images below a folder, sorted. DataError if the folder is missing or has none."""
     if not folder.is_dir():
         raise DataError(f"{folder}: backgrounds_dir: expected a folder of images, got no such folder")
-    found = tuple(sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()))
+    found = tuple(image_files(folder))
     if not found:
         raise DataError(f"{folder}: backgrounds_dir: expected at least one image ({', '.join(IMAGE_SUFFIXES)}), got none")
     return found
@@ -41,24 +40,15 @@ def read_image(path: Path, min_px: int) -> Image:
     """
     data = path.read_bytes()
     try:
-        image = _decode(data, min_px)
-    except (ValueError, cv2.error) as error:  # OpenCV's where it claims to be huge
-        raise DataError(f"{path}: expected a readable image, got one that can't be decoded ({' '.join(str(error).split())})") from None
+        image = decode_at_least(data, min_px)
+        if image is None:
+            raise ValueError("unknown or damaged format" if data else "empty file")
+    except ValueError as error:
+        raise DataError(f"{path}: expected a readable image, got one that can't be decoded ({error})") from None
     shrink = min_px / min(image.shape[:2])
     if shrink < 0.5:
         image = np.asarray(cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA), np.uint8)
     return image
-
-
-def _decode(data: bytes, min_px: int) -> Image:
-    if data[:2] == b"\xff\xd8" and simplejpeg.decode_jpeg_header(data)[2] not in ("CMYK", "YCCK"):
-        # a big photograph is scaled while it is decoded
-        image: Image = simplejpeg.decode_jpeg(data, min_height=min_px, min_width=min_px)
-        return image
-    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB) if data else None
-    if decoded is None:
-        raise ValueError("unknown or damaged format" if data else "empty file")
-    return np.asarray(decoded, np.uint8)
 
 
 def make_background(size: int, rng: np.random.Generator, folder: tuple[Path, ...] = ()) -> Image:
