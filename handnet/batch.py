@@ -152,7 +152,7 @@ def _check_values(name: str, value: Tensor) -> None:
             raise ValueError(f"HandBatch.{name}: expected finite numbers, got {bad} NaN or infinite")
     if name in ("side", "visible") and value.numel():
         low, high = (bound.item() for bound in value.aminmax())
-        if name == "side" and not 0 <= low <= high <= 1:
-            raise ValueError(f"HandBatch.side: expected 0 (left) or 1 (right), got {sorted(set(value.tolist()))}")
-        if name == "visible" and not 0 <= low <= high <= 1:
+        if not 0 <= low <= high <= 1:
+            if name == "side":
+                raise ValueError(f"HandBatch.side: expected 0 (left) or 1 (right), got {sorted(set(value.tolist()))}")
             raise ValueError(f"HandBatch.visible: expected values in [0, 1], got {low} to {high}")
