@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 
 import pytest
 from jaxtyping import install_import_hook
@@ -15,6 +16,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Several test processes share the cores: a second thread of each would mostly wait, and spin while it does.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def _forget_prefect_services() -> None:
+    """In a forked process, such as a loader's: what Prefect does at exit looks for threads of this one, fails, and makes the status 1."""
+    calls = threading._threading_atexits  # type: ignore[attr-defined]
+    calls[:] = [call for call in calls if not (call.func.__module__ or "").startswith("prefect.")]
+
+
+os.register_at_fork(after_in_child=_forget_prefect_services)
 
 # Files that start servers, clusters or whole chains, longest first: they mostly wait, so the many short ones run beside them.
 LONG = (

@@ -165,7 +165,7 @@ def test_a_node_that_is_stopped_saves_its_state(repository, rank):
 def test_a_container_ends_after_all_that_its_command_started(tmp_path):
     """The command itself ends at the first signal; what it left running has a state to save."""
     slow = "trap 'sleep 1; echo saved > state; exit 75' TERM; echo begun > state; while true; do sleep 0.1; done"
-    command = [sys.executable, "-I", str(ROOT / "flows/contain.py"), "sh", "-c", f"sh -c \"{slow}\" & sleep 100"]
+    command = [sys.executable, "-I", str(ROOT / "flows/contain.py"), "sh", "-c", f'sh -c "{slow}" & sleep 100']
     with Path("/dev/null").open() as nothing:
         process = subprocess.Popen(command, cwd=tmp_path, stdin=nothing)
     deadline = time.monotonic() + 60

@@ -109,9 +109,10 @@ def test_overlap_makes_squares_collide_and_draws_who_is_on_top():
     for seed in range(60):
         squares = pack_squares(512, (96, 320), np.random.default_rng(seed), 10, 0.8)
         for a, b in combinations(squares, 2):
-            collisions += abs(a.x + a.side / 2 - b.x - b.side / 2) < (a.side + b.side) / 2 and abs(
-                a.y + a.side / 2 - b.y - b.side / 2
-            ) < (a.side + b.side) / 2
+            collisions += (
+                abs(a.x + a.side / 2 - b.x - b.side / 2) < (a.side + b.side) / 2
+                and abs(a.y + a.side / 2 - b.y - b.side / 2) < (a.side + b.side) / 2
+            )
         leftmost_last += squares[-1].x == min(square.x for square in squares)
     assert collisions > 60
     assert 5 < leftmost_last < 50

@@ -257,7 +257,7 @@ def test_a_missing_labeller_names_the_command(album, tmp_path, monkeypatch):
     script = tmp_path / "python"
     for body, message in [
         ("echo broken >&2; exit 3", "its process ended with code 3: broken"),
-        (f"exec {sys.executable} -S \"$@\"", r"python: ModuleNotFoundError: No module named 'mediapipe'; install it with"),
+        (f'exec {sys.executable} -S "$@"', r"python: ModuleNotFoundError: No module named 'mediapipe'; install it with"),
     ]:
         script.write_text(f"#!/bin/sh\n{body}\n")
         script.chmod(0o755)
@@ -268,7 +268,7 @@ def test_a_missing_labeller_names_the_command(album, tmp_path, monkeypatch):
 
 def test_a_labeller_that_dies_is_named(tmp_path, monkeypatch):
     script = tmp_path / "python"
-    script.write_text("#!/bin/sh\necho '{\"version\": \"0\"}'\nexec 0<&-\necho out of memory >&2\nexit 9\n")
+    script.write_text('#!/bin/sh\necho \'{"version": "0"}\'\nexec 0<&-\necho out of memory >&2\nexit 9\n')
     script.chmod(0o755)
     monkeypatch.setenv("HANDNET_PSEUDO_PYTHON", str(script))
     with MediapipeProcess(2) as detector, pytest.raises(DataError, match="its process ended with code 9: out of memory"):

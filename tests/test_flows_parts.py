@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import pytest
 from flow_projects import STAGES, free_port, make_project, processes_in, set_params, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
+from prefect._internal.concurrency.services import QueueService
 from repositories import Repository
 
 from flows import server
@@ -52,6 +54,25 @@ def run(project: Repository, stage: str, folder: Path | None = None) -> tuple[st
     said: list[str] = []
     outcome = reproduce(stage, folder or project.folder, processes=STAGES_RUN, say=said.append, environment={"HANDNET_STOP_SECONDS": "5"})
     return outcome.kind, said
+
+
+def test_a_forked_process_of_these_tests_ends_well_beside_prefects_services() -> None:
+    """Else a loader's process fails now and then, in whichever test forks one after a flow ran in this process."""
+
+    class Service(QueueService[int]):
+        async def _handle(self, item: int) -> None:
+            pass
+
+    service = Service.instance()
+    service.send(1)
+    service.wait_until_empty()
+    try:
+        child = multiprocessing.get_context("fork").Process(target=int)
+        child.start()
+        child.join(60)
+        assert child.exitcode == 0
+    finally:
+        service.drain()
 
 
 # the graph
