@@ -6,7 +6,7 @@ Nothing of it is written down here; tests hold it to what `dvc dag` and `dvc sta
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,16 @@ LOCK_LOOK_S = 0.3
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage of dvc.yaml: the stages whose outs it reads, its `meta: {gpus: ...}`, and what `dvc status` says has changed."""
+    """A stage of dvc.yaml: the stages whose outs it reads, its `meta: {gpus: ...}`, and what `dvc status` says has changed.
+
+    unkept: nothing but that its outs, which are there as dvc.lock records them, are missing from DVC's cache.
+    """
 
     name: str
     needs: tuple[str, ...]
     gpus: int | Literal["all"]
     changes: tuple[str, ...]
+    unkept: bool = False
 
 
 Graph = Mapping[str, Stage]  # by name, every stage after those it needs
@@ -81,8 +85,10 @@ def _read(repo: Repo, folder: Path) -> Graph:
     for stage in networkx.lexicographical_topological_sort(graph.reverse(), key=lambda stage: names[stage]):
         # a frozen stage runs whatever became of what it reads
         needs = () if stage.frozen else tuple(sorted(names[needed] for needed in graph.successors(stage)))
-        changes = tuple(_describe(change) for change in status.get(stage.addressing, []))
-        found[names[stage]] = Stage(names[stage], needs, _gpus(names[stage], stage.meta), changes)
+        changes = status.get(stage.addressing, [])
+        found[names[stage]] = Stage(
+            names[stage], needs, _gpus(names[stage], stage.meta), tuple(_describe(change) for change in changes), _unkept(changes)
+        )
     return found
 
 
@@ -91,6 +97,11 @@ def _gpus(name: str, meta: object) -> int | Literal["all"]:
     if need == "all" or (isinstance(need, int) and not isinstance(need, bool) and need >= 0):
         return need
     raise ValueError(f"dvc.yaml: {name}: meta.gpus: expected a number from 0 on, or all, got {need!r}")
+
+
+def _unkept(changes: Sequence[object]) -> bool:
+    states = [change.get("changed outs") if isinstance(change, Mapping) and len(change) == 1 else None for change in changes]
+    return bool(states) and all(state and set(state.values()) == {"not in cache"} for state in states)
 
 
 def _describe(change: object) -> str:

@@ -132,7 +132,9 @@ def run(files: Sequence[int], dvc: Callable[[list[str]], int]) -> NoReturn:
 if __name__ == "__main__":
     sys.path.append(str(ROOT))  # last: nothing of DVC's is found there
     from flows.supervise import STOPS, supervise
+    from flows.whole_files import write_records_whole
 
     for name in MODULES:
         importlib.import_module(name)
+    write_records_whole()
     serve(socket.socket(fileno=int(sys.argv[1])))

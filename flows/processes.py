@@ -19,6 +19,7 @@ from pipelines.stage_command import EXIT_USAGE
 
 SUPERVISOR = Path(__file__).with_name("supervise.py")
 PRELOADED = Path(__file__).with_name("preloaded.py")
+FAILED_TRANSFER = "ERROR: failed to transfer '"  # DVC goes on after it, and ends well
 KILLED = 137  # what a supervisor that could not tell ended with
 
 
@@ -27,11 +28,23 @@ class StageError(RuntimeError):
 
     def __init__(self, stage: str, exit_code: int | None, tail: Sequence[str], stopped: bool = False) -> None:
         how = "was stopped" if stopped else f"ended with exit code {exit_code}" if exit_code is not None else "could not be run by DVC"
-        said = next((line for line in reversed(tail) if line.strip() and not line.startswith("ERROR: failed to reproduce")), "")
-        super().__init__(f"stage {stage} {how}" + (f": {said.strip()}" if said else ""))
+        told = [line for line in tail if line.strip() and "dvc.org/support" not in line]
+        # DVC's last line only repeats the command, unless the stage did not get to run
+        own = [line for line in told if exit_code is None or not line.startswith("ERROR: failed to reproduce")]
+        super().__init__(f"stage {stage} {how}" + (f": {own[-1].strip()}" if own else ""))
         self.exit_code = exit_code
         # a wrong call or something wrong in params.yaml stays so
         self.again = not stopped and exit_code != EXIT_USAGE
+
+
+class UnkeptError(StageError):
+    """A stage that ran and is recorded, whose outs DVC could not put into its cache: another try now would make them anew."""
+
+    def __init__(self, stage: str, tail: Sequence[str]) -> None:
+        super().__init__(stage, None, tail)
+        said = next(line for line in tail if FAILED_TRANSFER in line).partition(" - ")[2]
+        self.args = (f"stage {stage} ran, but DVC could not put its outs into its cache, which the same command does first: {said}",)
+        self.again = False
 
 
 # a signal reaches the main thread only, and flows inside flows run in others

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from flows.credentials import hidden
-from flows.processes import Processes, StageError, Supervised
+from flows.processes import FAILED_TRANSFER, Processes, StageError, Supervised, UnkeptError
 
 SECRETS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING")  # stages talk to no server
 TAIL_LINES = 30
@@ -55,13 +55,16 @@ def reproduce(
 
     pull: outs that earlier runs made elsewhere come from the workspace's remote. credentials: variables for it, and for the stage.
 
-    While another DVC process holds a file of the stage it is tried again, for LOCK_TRIES seconds or so. StageError otherwise.
+    While another DVC process holds a file of the stage it is tried again, for LOCK_TRIES seconds or so. StageError otherwise; UnkeptError
+    where only the cache could not be written: `keep` comes before another try.
     """
     arguments = ["--wait-for-lock", "repro", "--single-item", *(["--pull"] if pull else []), stage]
     variables = stage_environment(folder, {**(environment or {}), **(credentials or {})})
     started = time.monotonic()
     for left in reversed(range(LOCK_TRIES)):
         lines, code = _told(processes.start_dvc(arguments, folder, variables, keep_open), processes, say, credentials)
+        if code == 0 and any(line.startswith(FAILED_TRANSFER) for line in lines):
+            raise UnkeptError(stage, list(lines))
         if code == 0:
             return Outcome(_kind(lines), time.monotonic() - started)
         locked = any(_LOCKED.search(line) for line in lines)
@@ -71,6 +74,16 @@ def reproduce(
         time.sleep(LOCK_PAUSE_S)
     exits = [int(match[1]) for line in lines if (match := _COMMAND_FAILED.search(line))]
     raise StageError(stage, exits[-1] if exits else None, list(lines), stopped=processes.stopping)
+
+
+def keep(stage: str, folder: Path, *, processes: Processes, say: Callable[[str], None], keep_open: Sequence[int] = ()) -> None:
+    """`dvc commit STAGE`: outs that are there as dvc.lock records them go into DVC's cache. UnkeptError where they do not yet."""
+    command = processes.start_dvc(["--wait-for-lock", "commit", stage], folder, stage_environment(folder, {}), keep_open)
+    lines, code = _told(command, processes, say, None)
+    if any(line.startswith(FAILED_TRANSFER) for line in lines):
+        raise UnkeptError(stage, list(lines))
+    if code != 0:
+        raise StageError(stage, None, list(lines), stopped=processes.stopping)
 
 
 def follow(

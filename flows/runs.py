@@ -15,6 +15,7 @@ from flows.dask_cluster import dask_cluster
 from flows.graph import Graph, Plan, dependents, make_plan, matching, read_graph
 from flows.naming import experiment_name, name_of_overrides
 from flows.processes import Processes, StageError
+from flows.running import keep
 from flows.stages import Surroundings, run_plan, summary
 from flows.workspaces import Workspace, save_experiment, set_params, workspace
 
@@ -66,6 +67,10 @@ def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], I
     graph = read_graph(space.folder)
     plan = make_plan(graph, wanted(graph))
     names = [stage.name for stage in plan.stages]
+    if unkept := [stage.name for stage in plan.stages if stage.unkept]:
+        _keep(space, unkept)
+        graph = read_graph(space.folder)
+        plan = make_plan(graph, wanted(graph))
     remote = None
     if plan.outdated or remote_data.owes(space.folder):
         pulled = remote_data.pull(space.folder, names, credentials=request.credentials, keep_open=(space.lock,))
@@ -82,11 +87,26 @@ def reproduce_in(space: Workspace, request: Request, wanted: Callable[[Graph], I
         try:
             found = run_plan(plan, surroundings, Processes())
         except StageError:
-            _send(remote, space, names, request)  # what was made before it is not made again, here or elsewhere
+            try:  # what was made before it is not made again, here or elsewhere
+                _send(remote, space, names, request)
+            except remote_data.RemoteError as error:
+                get_run_logger().warning("not sent either: %s", error)
             raise
     _send(remote, space, names, request)
     say(summary(found))
     return found
+
+
+def _keep(space: Workspace, names: Sequence[str]) -> None:
+    """Put what stages made while the disk was full into DVC's cache, instead of making it again."""
+    logger = get_run_logger()
+    processes = Processes()
+    try:
+        for name in names:
+            logger.info("%s: its outs are there, but not in DVC's cache: they are put there", name)
+            keep(name, space.folder, processes=processes, say=logger.info, keep_open=(space.lock,))
+    finally:
+        processes.stop()
 
 
 def _send(remote: str | None, space: Workspace, names: Sequence[str], request: Request) -> None:
