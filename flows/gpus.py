@@ -15,6 +15,8 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+LOCKS_VARIABLE = "HANDNET_GPU_LOCKS"  # the folder of the locks, the same for all who share the devices: shells, services, users
+LOCKS = Path("/tmp/handnet-gpus")  # not tempfile's, which each of them may have of its own
 SLOTS_VARIABLE = "HANDNET_GPU_SLOTS"  # the limit's name; by default that of this machine
 VISIBLE_VARIABLE = "CUDA_VISIBLE_DEVICES"
 LOOK_EVERY_S = 0.5
@@ -96,8 +98,7 @@ def _check(count: int) -> None:
 @contextmanager
 def claimed(ids: list[str], count: int) -> Iterator[list[str]]:
     """Hold `count` of the devices `ids` of this machine by locks that end with their process; waits until so many are free."""
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"handnet-gpus-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
+    folder = _locks_folder()
     while True:
         with ExitStack() as locks:
             held: list[str] = []
@@ -110,11 +111,47 @@ def claimed(ids: list[str], count: int) -> Iterator[list[str]]:
         time.sleep(LOOK_EVERY_S)
 
 
-def _lock(locks: ExitStack, path: Path) -> bool:
-    """Whether the file was free; it is this process's until `locks` closes, or the process ends."""
-    handle = locks.enter_context(path.open("w"))
+def _locks_folder() -> Path:
+    """Where everybody may make locks and nobody remove another's. ValueError where that cannot be."""
+    folder = Path(os.environ.get(LOCKS_VARIABLE) or LOCKS)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not folder.is_dir():
+            own = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            own.chmod(0o1777)
+            try:
+                own.rename(folder)  # it is never there with other rights
+            except OSError:
+                own.rmdir()
+                if not folder.is_dir():
+                    raise
+    except OSError as error:
+        raise ValueError(f"{LOCKS_VARIABLE}: expected a folder, or a place for one, got {folder}: {error.strerror}") from None
+    return folder
+
+
+def _lock(locks: ExitStack, path: Path) -> bool:
+    """Whether the file was free; it is this process's until `locks` closes, or the process ends. ValueError if it cannot be locked."""
+    try:
+        if not path.exists():
+            _make_readable(path)
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)  # to read: the file may be another user's
+    except OSError as error:
+        wanted = f"expected a lock file that this user may make and read ({LOCKS_VARIABLE})"
+        raise ValueError(f"{path}: {wanted}, got: {error.strerror}") from None
+    locks.callback(os.close, number)
+    try:
+        fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
+
+
+def _make_readable(path: Path) -> None:
+    number, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+    try:
+        os.fchmod(number, 0o644)
+        with suppress(FileExistsError):
+            os.link(name, path)
+    finally:
+        os.close(number)
+        os.unlink(name)

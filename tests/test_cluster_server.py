@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from typing import Any
 
 import boto3
 import pytest
-from flow_projects import Server, make_project, served, set_params, wait_for
+from flow_projects import ROOT, Server, make_project, served, set_params, wait_for
 from moto.server import ThreadedMotoServer
 from prefect.blocks.system import Secret
 from prefect.client.schemas.filters import ArtifactFilter, DeploymentFilter, FlowRunFilter, LogFilter
@@ -265,7 +266,7 @@ def test_the_automation_is_made_once_from_a_block_that_can_tell(server: Server, 
 
 def test_stages_hold_gpus_that_nobody_else_has(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpus, "devices", lambda: ["0", "1", "2"])
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setenv("HANDNET_GPU_LOCKS", str(tmp_path / "locks"))
     monkeypatch.setenv("HANDNET_GPU_SLOTS", "gpus-three")
     with pytest.raises(Exception, match="gpus-three"), gpus.reserved(1):  # strict: it must be there
         pass
@@ -282,4 +283,43 @@ def test_stages_hold_gpus_that_nobody_else_has(server: Server, tmp_path: Path, m
         pass
     monkeypatch.setattr(gpus, "devices", lambda: ["0", "1", "2", "3"])
     with pytest.raises(ValueError, match="GPU slots gpus-three: the stage needs 4, got 3"), gpus.reserved("all"):
+        pass
+
+
+CLAIMS = """
+import os, sys
+from contextlib import suppress
+from flows import gpus
+os.umask(0o077)
+with gpus.claimed(["0", "1"], 1) as held:
+    print(*held, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_everybody_on_a_machine_sees_the_same_locks(tmp_path: Path) -> None:
+    """Whatever temporary folders a shell or a service has, and whoever it is: the files can be read, and removed by nobody else."""
+    locks = tmp_path / "locks"
+    started = []
+    for name in ("0", "1"):
+        own = str(tmp_path / name)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": own, "XDG_RUNTIME_DIR": own, gpus.LOCKS_VARIABLE: str(locks)}
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen([sys.executable, "-c", CLAIMS], env=environment, stdin=pipe, stdout=pipe, text=True))
+        assert started[-1].stdout.readline() == f"{name}\n"  # type: ignore[union-attr]
+    for process in started:
+        process.communicate()
+    assert locks.stat().st_mode & 0o7777 == 0o1777
+    assert {path.name: path.stat().st_mode & 0o777 for path in locks.iterdir()} == {"0.lock": 0o644, "1.lock": 0o644}
+
+
+def test_locks_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "0.lock").symlink_to(tmp_path / "elsewhere")
+    monkeypatch.setenv(gpus.LOCKS_VARIABLE, str(tmp_path))
+    wanted = r"0\.lock: expected a lock file that this user may make and read \(HANDNET_GPU_LOCKS\), got: Too many levels"
+    with pytest.raises(ValueError, match=wanted), gpus.claimed(["0"], 1):
+        pass
+    monkeypatch.setenv(gpus.LOCKS_VARIABLE, str(tmp_path / "no/locks"))
+    wanted = r"^HANDNET_GPU_LOCKS: expected a folder, or a place for one, got .*/no/locks: No such file"
+    with pytest.raises(ValueError, match=wanted), gpus.claimed(["0"], 1):
         pass
