@@ -28,6 +28,8 @@ def read_figures(folder: Path) -> dict[str, dict[str, Any]]:
     for path in sorted((folder / METRICS).glob("*.json")):
         try:
             found[path.stem] = json.loads(path.read_text())
+        except FileNotFoundError:  # another run makes it anew
+            continue
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: expected JSON, got {error}") from None
     return found

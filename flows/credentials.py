@@ -8,7 +8,9 @@ import re
 from collections.abc import Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET_NAME = re.compile(r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|WEBHOOK)(_|$)|ACCESS_KEY|API_KEY|AUTH_STRING")
+_SECRET_NAME = re.compile(
+    r"(^|_)(SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|WEBHOOK)(_|$)|_KEY$|ACCESS_KEY|API_KEY|AUTH_STRING|CONNECTION_STRING", re.IGNORECASE
+)
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 HIDDEN = "***"
 # shorter values are words that occur by themselves
@@ -46,7 +48,9 @@ def from_block(name: str | None) -> dict[str, str]:
 
 def hidden(text: str, credentials: Mapping[str, str] | None = None) -> str:
     """`text` without the values of `credentials`, those of secret variables of this process, and users and passwords of URLs."""
-    secrets = {*(credentials or {}).values(), *(value for name, value in os.environ.items() if _SECRET_NAME.search(name))}
+    values = {*(credentials or {}).values(), *(value for name, value in os.environ.items() if _SECRET_NAME.search(name))}
+    # output comes line by line, and so does a key of several lines
+    secrets = values | {line.strip() for value in values for line in value.splitlines()}
     for secret in sorted(secrets, key=len, reverse=True):
         if len(secret) >= SHORTEST:
             text = text.replace(secret, HIDDEN)

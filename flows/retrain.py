@@ -96,8 +96,8 @@ def retrain(
         dask_workers=dask_workers,
     )
     experiment = f"{WORKSPACE}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    former = read_figures(project)
     with opened(project, request) as space:
+        former = read_figures(project)
         found = reproduce_in(space, request, lambda graph: targets(graph, None))
         show(experiment, space.folder, former)
         verdict = compare_and_promote(space, store, read_evaluation(space.folder, evaluation), rule, experiment)

@@ -39,6 +39,10 @@ class Request:
     credentials: Mapping[str, str] | None = field(default=None, repr=False)
     dask_workers: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.max_gpus is not None and self.max_gpus < 1:
+            raise ValueError(f"max_gpus: expected a number from 1 on, got {self.max_gpus}")
+
     @property
     def name(self) -> str | None:
         """The workspace: None is the project's own folder, which a run with neither params nor name of its own works in."""
@@ -122,8 +126,8 @@ def _announced(plan: Plan) -> str:
 
 def run_request(project: Path, request: Request) -> dict[str, str]:
     """Run a request inside a flow, show its artifacts, record it as a DVC experiment if it has a name; how each stage ended."""
-    former = read_figures(project)
     with opened(project, request) as space:
+        former = read_figures(project)  # those of the run it waited for, if it did
         found = reproduce_in(space, request, lambda graph: targets(graph, request.target))
         name = space.name or "the project's state"
         if any(kind != "skipped" for kind in found.values()):

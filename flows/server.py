@@ -15,13 +15,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import httpx
 import typer
 
 from flows.processes import SUPERVISOR
-from flows.workspaces import HOME, try_lock
+from flows.workspaces import HOME, shared_lock, try_lock
 
 HOST = "127.0.0.1"
 PORT = 4200  # also in pyproject.toml, so that `prefect` in this folder finds it
@@ -111,28 +111,58 @@ def port_is_free(port: int) -> bool:
 def close_lost_runs() -> int:
     """Mark runs whose processes ended with an earlier worker as crashed, so that they hold no place; how many there were.
 
-    To be called while no worker of the pool runs.
+    To be called while no worker of the pool runs. A run that was being cancelled is then cancelled. ValueError where the server refuses.
     """
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import FlowRunFilter, WorkPoolFilter
-    from prefect.states import Crashed, StateType
+    from prefect.exceptions import ObjectNotFound, PrefectException
+    from prefect.states import Cancelled, Crashed, State, StateType
 
     lost = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
     runs = FlowRunFilter.model_validate({"state": {"type": {"any_": lost}}})
     pool = WorkPoolFilter.model_validate({"name": {"any_": [POOL]}})
     count = 0
-    with get_client(sync_client=True) as client:
-        for run in client.read_flow_runs(flow_run_filter=runs, work_pool_filter=pool):
-            client.set_flow_run_state(run.id, Crashed(message="its worker ended; the same command goes on"), force=True)
-            count += 1
+    try:
+        with get_client(sync_client=True) as client:
+            while found := client.read_flow_runs(flow_run_filter=runs, work_pool_filter=pool):  # a page of them at a time
+                for run in found:
+                    cancelled = run.state_type == StateType.CANCELLING
+                    state: State[Any] = Cancelled() if cancelled else Crashed(message="its worker ended; the same command goes on")
+                    with suppress(ObjectNotFound):  # somebody deleted it
+                        client.set_flow_run_state(run.id, state, force=True)
+                    count += 1
+    except (httpx.HTTPError, PrefectException) as error:
+        raise ValueError(f"the Prefect server does not close the runs of an earlier worker: {str(error).splitlines()[0]}") from None
     return count
+
+
+def start_again(service: Service, stop: threading.Event) -> None:
+    print(f"the {service.name} ended by itself ({service.log}); starting it again", flush=True)
+    stop.wait(RESTART_PAUSE_S)
+    service.start()
+
+
+def watch(server: Service, worker: Service, port: int, stop: threading.Event) -> None:
+    """Start again what ends by itself, until `stop` is set."""
+    while not stop.wait(LOOK_EVERY_S):
+        if not server.running():
+            start_again(server, stop)
+        if worker.running() or not healthy(port):
+            continue
+        try:  # before there is a worker again: for ever they would hold the places of their deployments
+            close_lost_runs()
+        except ValueError as error:
+            print(f"the worker ended by itself ({worker.log}) and waits: {error}", flush=True)
+            stop.wait(RESTART_PAUSE_S)
+            continue
+        start_again(worker, stop)
 
 
 def serve(project: Path, port: int, deploy: Sequence[str], stop: threading.Event) -> None:
     """Run server and worker until `stop` is set. ValueError says what keeps them from running."""
     environment = settings(project, port)
     (project / HOME).mkdir(exist_ok=True)
-    lock: IO[str] | None = try_lock(project / HOME / "locks/server.lock")
+    lock: IO[str] | None = try_lock(shared_lock(project, "server"))
     if lock is None:
         raise ValueError(f"another `make server` runs in {project}")
     if not port_is_free(port):
@@ -156,14 +186,7 @@ def serve(project: Path, port: int, deploy: Sequence[str], stop: threading.Event
             worker.start()
             print(f"Prefect's pages: http://{HOST}:{port}\nworker's log: {worker.log}\nanother folder's shell needs:")
             print(f"  export PREFECT_API_URL=http://{HOST}:{port}/api\nthen, say: prefect deployment run train-multi/local", flush=True)
-            while not stop.wait(LOOK_EVERY_S):
-                for service in (server, worker):
-                    if not service.running():
-                        print(f"the {service.name} ended by itself ({service.log}); starting it again", flush=True)
-                        stop.wait(RESTART_PAUSE_S)
-                        if service is worker and healthy(port):
-                            close_lost_runs()
-                        service.start()
+            watch(server, worker, port, stop)
         finally:
             print("stopping: stages save their state", flush=True)
             worker.stop()

@@ -38,9 +38,17 @@ def num_jobs() -> int:
     return int(value) if value else len(os.sched_getaffinity(0))
 
 
-@cache
+_MAKING = threading.Lock()
+
+
 def job_slots() -> threading.BoundedSemaphore:
     """What every stage of this process holds while it runs."""
+    with _MAKING:  # stages start in threads, several at a time
+        return _job_slots()
+
+
+@cache
+def _job_slots() -> threading.BoundedSemaphore:
     return threading.BoundedSemaphore(num_jobs())
 
 

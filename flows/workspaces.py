@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from flows.credentials import hidden
 from flows.graph import repository
+from flows.processes import Processes
+from flows.running import follow
 
 HOME = Path(".prefect")  # everything that orchestration keeps, inside the project
 PROJECT = "project"  # the name under which the project's own folder is locked
@@ -42,7 +45,13 @@ class Workspace:
 
 
 def lock_path(project: Path, name: str | None) -> Path:
-    return project / HOME / "locks" / f"{name or PROJECT}.lock"
+    """The lock of the workspace of that name, whatever the name is; None: of the project's own folder."""
+    return project / HOME / "locks/workspaces" / f"{name}.lock" if name else shared_lock(project, PROJECT)
+
+
+def shared_lock(project: Path, what: str) -> Path:
+    """The lock of something that a project has once."""
+    return project / HOME / "locks" / f"{what}.lock"
 
 
 def try_lock(path: Path) -> IO[str] | None:
@@ -83,7 +92,7 @@ def workspace(project: Path, name: str | None, *, wait: bool, say: Callable[[str
         if name is not None:
             folder = project / HOME / "workspaces" / name
             # git's own worktree commands are not made for several at a time
-            with locked(lock_path(project, "worktrees"), wait=True, say=lambda text: None):
+            with locked(shared_lock(project, "worktrees"), wait=True, say=lambda text: None):
                 make_worktree(project, folder)
             cache, records = cache_and_records(project)
             copy_files(project, folder, keep=records if (folder / "dvc.lock").exists() else frozenset())
@@ -98,7 +107,7 @@ def git(folder: Path, *arguments: str) -> str:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_DIR") and name != "GIT_WORK_TREE"}
     result = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True)
     if result.returncode != 0:
-        raise ValueError(f"git {arguments[0]} in {folder}: {result.stderr.strip() or f'exit code {result.returncode}'}")
+        raise ValueError(hidden(f"git {arguments[0]} in {folder}: {result.stderr.strip() or f'exit code {result.returncode}'}"))
     return result.stdout
 
 
@@ -129,18 +138,30 @@ def cache_and_records(project: Path) -> tuple[str, frozenset[str]]:
 
 
 def copy_files(project: Path, folder: Path, *, keep: Collection[str]) -> None:
-    """Make the workspace's files those of the project, but for `keep`: an earlier run's records, with which it goes on."""
+    """Make the workspace's files those of the project, but for `keep`: an earlier run's records, with which it goes on.
+
+    A run in the project's folder may take outs away meanwhile, to make them anew: what is gone when its turn comes is left out.
+    """
     ours = project_files(project) - set(keep)
     for name in sorted(project_files(folder) - ours - set(keep)):
         (folder / name).unlink()
     for name in sorted(ours):
         source, target = project / name, folder / name
-        if target.is_file() and filecmp.cmp(source, target, shallow=False):
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.partial")
-        shutil.copy2(source, partial)
-        os.replace(partial, target)
+        try:
+            _copy(source, target)
+        except FileNotFoundError:
+            if source.exists():
+                raise
+            target.unlink(missing_ok=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if target.is_file() and filecmp.cmp(source, target, shallow=False):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    shutil.copy2(source, partial)
+    os.replace(partial, target)
 
 
 def share_cache(project: Path, folder: Path, cache: str) -> None:
@@ -180,7 +201,8 @@ def save_experiment(project: Path, space: Workspace, name: str, message: str) ->
     records = sorted(name for name in cache_and_records(space.folder)[1] if (space.folder / name).is_file())
     command += [part for record in records for part in ("--include-untracked", record)]
     # DVC goes through the stash and refs that all worktrees share: two at a time would take each other's
-    with locked(lock_path(project, "experiments"), wait=True, say=lambda text: None) as handle:
-        result = subprocess.run(command, cwd=space.folder, capture_output=True, text=True, pass_fds=[handle.fileno()])
-    if result.returncode != 0:
-        raise ValueError(f"dvc exp save in {space.folder}: {result.stderr.strip() or result.stdout.strip()}")
+    with locked(shared_lock(project, "experiments"), wait=True, say=lambda text: None) as handle:
+        files = (space.lock, handle.fileno())
+        said, code = follow(command, space.folder, Processes(), lambda line: None, {**os.environ, "DVC_NO_ANALYTICS": "1"}, files)
+    if code != 0:
+        raise ValueError(f"dvc exp save in {space.folder}: {'; '.join(said) or f'exit code {code}'}")

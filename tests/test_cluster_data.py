@@ -185,3 +185,10 @@ def test_secrets_are_taken_out_of_what_is_shown(monkeypatch):
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "letters")  # no secret, and a common word
     text = hidden(f"a {SECRET} b token-0123 c https://me:pw@host/x d letters", {"K": SECRET, "SHORT": "a"})
     assert text == "a *** b *** c https://***@host/x d letters"
+
+
+def test_a_secret_of_several_lines_is_taken_out_of_each(monkeypatch):
+    """A stage's output comes line by line."""
+    monkeypatch.setenv("azure_storage_connection_string", "first-part\nother-part")
+    block = {"KEY": "-----BEGIN-----\n  c2VjcmV0IGxpbmU=\n-----END-----"}
+    assert [hidden(line, block) for line in ("c2VjcmV0IGxpbmU=", "an other-part")] == ["***", "an ***"]

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
@@ -20,16 +21,18 @@ from flow_projects import STAGES, free_port, make_project, processes_in, set_par
 from hypothesis import given
 from hypothesis import strategies as st
 from prefect._internal.concurrency.services import QueueService
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from repositories import Repository
 
-from flows import server
-from flows.artifacts import figures_table
+from flows import server, stages, workspaces
+from flows.artifacts import figures_table, read_figures
 from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
 from flows.naming import artifact_key, experiment_name, name_of_overrides
 from flows.processes import SUPERVISOR, Processes, StageError
 from flows.progress import read_progress
 from flows.running import follow, reproduce
-from flows.workspaces import BusyError, git, workspace
+from flows.runs import Request
+from flows.workspaces import BusyError, git, lock_path, locked, shared_lock, workspace
 from flows.workspaces import set_params as override
 
 
@@ -312,6 +315,72 @@ def test_a_workspace_is_the_projects_state(project: Repository) -> None:
     assert git(folder, "status", "--porcelain", ".prefect") == ""
 
 
+def test_workspaces_of_any_name_have_locks_of_their_own(project: Repository) -> None:
+    """Not those by which a run keeps the project's folder, git's worktrees or DVC's experiments to itself."""
+    with workspace(project.folder, None, wait=False, say=print), locked(shared_lock(project.folder, "server"), wait=False, say=print):
+        for name in ("project", "server", "worktrees", "experiments"):
+            assert lock_path(project.folder, name) != shared_lock(project.folder, name)
+            with locked(lock_path(project.folder, name), wait=False, say=print):
+                pass
+        with workspace(project.folder, "project", wait=False, say=print) as space:
+            assert space.folder == project.folder / ".prefect/workspaces/project"
+
+
+def test_what_a_run_in_the_projects_folder_takes_away_is_not_copied(
+    project: Repository, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the listing of files and their copying, as DVC removes outs before it runs their stage."""
+    listed = workspaces.project_files(project.folder) | {"metrics/gone.json"}
+    monkeypatch.setattr(workspaces, "project_files", lambda folder: listed if folder == project.folder else set())
+    (tmp_path / "metrics").mkdir()
+    (tmp_path / "metrics/gone.json").write_text("of an earlier run")
+    workspaces.copy_files(project.folder, tmp_path, keep=())
+    assert not (tmp_path / "metrics/gone.json").exists()
+    assert (tmp_path / "train.py").read_text() == (project.folder / "train.py").read_text()
+    (project.folder / "metrics/gone.json").symlink_to("nowhere")
+    try:
+        assert list(read_figures(project.folder)) == ["multi"]
+    finally:
+        (project.folder / "metrics/gone.json").unlink()
+
+
+def test_the_record_of_an_experiment_ends_with_its_run(tmp_path: Path) -> None:
+    """Else DVC would go on in a workspace that is free for the next run. DVC's command is one that does not end."""
+    project = make_project(tmp_path / "project")
+    (tmp_path / "slow/dvc").mkdir(parents=True)
+    (tmp_path / "slow/dvc/__init__.py").touch()
+    (tmp_path / "slow/dvc/__main__.py").write_text("import time; time.sleep(300)")
+    code = (
+        "import os; from pathlib import Path; from flows.workspaces import save_experiment, workspace\n"
+        "with workspace(Path.cwd(), 'mine', wait=False, say=print) as space:\n"
+        f"    os.environ['PYTHONPATH'] = {str(tmp_path / 'slow')!r}\n"
+        "    save_experiment(Path.cwd(), space, 'mine', 'message')"
+    )
+    environment = {**project.environment, "PYTHONPATH": str(project.folder)}
+    caller = subprocess.Popen([sys.executable, "-c", code], cwd=project.folder, env=environment)
+    wait_for(lambda: processes_in(project.folder, "--force"), 60)
+    caller.kill()
+    caller.wait()
+    wait_for(lambda: not processes_in(project.folder, "--force"), 20, lambda: str(processes_in(project.folder)))
+
+
+def test_stages_of_a_process_share_their_places(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that start at the same time."""
+    monkeypatch.setattr(stages, "num_jobs", lambda: time.sleep(0.1) or 1)
+    stages._job_slots.cache_clear()
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda _: stages.job_slots(), range(8)))
+        assert all(slots is found[0] for slots in found)
+    finally:
+        stages._job_slots.cache_clear()
+
+
+def test_a_request_for_no_gpu_at_all() -> None:
+    with pytest.raises(ValueError, match="max_gpus: expected a number from 1 on, got 0"):
+        Request(max_gpus=0)
+
+
 def test_a_lock_lasts_until_the_last_process_has_ended(project: Repository) -> None:
     with workspace(project.folder, None, wait=False, say=print) as space:
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], pass_fds=[space.lock])
@@ -377,6 +446,67 @@ def test_ctrl_c_while_deploying_is_no_error(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(server.os, "environ", dict(os.environ))
     server.serve(tmp_path, free_port(), [], stop)
     assert stopped == ["worker", "server"]
+
+
+class Broken(BaseHTTPRequestHandler):
+    """A server whose database cannot be written, say."""
+
+    def do_POST(self) -> None:
+        self.send_response(500)
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+def test_a_server_that_refuses_to_close_lost_runs() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
+        threading.Thread(target=broken.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{broken.server_port}/api"
+        wanted = r"^the Prefect server does not close the runs of an earlier worker: Server error '500[^\n]*$"
+        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ValueError, match=wanted):
+            server.close_lost_runs()
+        broken.shutdown()
+
+
+def test_a_worker_starts_again_once_its_lost_runs_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server and worker have ended together: the worker waits for the server, also for one that answers with errors at first."""
+    stop = threading.Event()
+    happened: list[str] = []
+    answers = iter([False, False, True, True])
+    refusals = iter([True, False])
+
+    class Stub(server.Service):
+        up = False
+
+        def start(self) -> None:
+            self.up = True
+            happened.append(self.name)
+            if self.name == "worker":
+                stop.set()
+
+        def running(self) -> bool:
+            return self.up
+
+    def healthy(port: int) -> bool:
+        happened.append("asked")
+        return next(answers)
+
+    def close_lost_runs() -> int:
+        if next(refusals):
+            happened.append("refused")
+            raise ValueError("the Prefect server does not")
+        happened.append("closed")
+        return 1
+
+    monkeypatch.setattr(server, "healthy", healthy)
+    monkeypatch.setattr(server, "close_lost_runs", close_lost_runs)
+    monkeypatch.setattr(server, "RESTART_PAUSE_S", 0.0)
+    monkeypatch.setattr(server, "LOOK_EVERY_S", 0.0)
+    server.watch(Stub("server", (), tmp_path, {}), Stub("worker", (), tmp_path, {}), 1, stop)
+    assert happened == ["server", "asked", "asked", "asked", "refused", "asked", "closed", "worker"]
 
 
 def test_processes_in_finds_this_test() -> None:
