@@ -18,11 +18,11 @@ from handnet.camera import intrinsics
 from handnet.centers import Peaks, center_cells, find_peaks, without_duplicates
 from handnet.hand.layer import HandLayer
 from handnet.hand.resolve import HandKind, resolve_hand
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from handnet.network.handnet import DenseMaps, HandNet, HandNetConfig, HandSites
 
 MODEL_SCHEMA = 3
 READABLE_SCHEMAS = (2, 3)  # 2: without normalization and metrics
-WEIGHTS_NAME, DESCRIPTION_NAME = "model.safetensors", "model.json"
 
 
 @dataclass(frozen=True, kw_only=True)

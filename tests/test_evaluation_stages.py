@@ -15,8 +15,9 @@ from safetensors.torch import save_file
 
 from handnet.hand.files import load_hand
 from handnet.hand.layer import HandLayer
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from handnet.network.handnet import HandNet, HandNetConfig
-from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
+from handnet.predict import MODEL_SCHEMA, ModelDescription
 from pipelines import evaluate, submit
 from pipelines.evaluation.table import RAW
 from pipelines.preset import write_preset

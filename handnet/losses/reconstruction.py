@@ -6,17 +6,17 @@ by zero.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from handnet.losses.reduction import smooth_norm, weighted_mean
+from handnet.losses.weights import ReprojectionForm
 from handnet.precision import full_precision
 from handnet.skeleton import BONES, MIDDLE_FIRST_BONE, ROOT
 
-ReprojectionForm = Literal["paper", "released"]
 # A middle finger that points at the camera has no length in the image: the unit never falls below this share of the keypoints' box.
 MIN_UNIT_OF_BOX = 0.15
 # A label bone shorter than this share of the hand's unit has no direction worth learning.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, get_args
+from typing import Final, get_args
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from handnet.hand.pose_limits import limit_excess
+from handnet.losses.weights import PoseLimits
 from handnet.precision import full_precision
-
-PoseLimits = Literal["anatomical", "released"]
 
 # Limits of the paper's released code in degrees: roll, azimuth, pitch of a right hand's joint, on the raw axis-angle x, y and z.
 _KNUCKLE = ((-5.0, 5.0), (-10.0, 10.0), (-10.0, 100.0))

@@ -1,15 +1,15 @@
 """Which terms a training objective has, how much each counts, and the forms that differ between paper and released code.
 
-Presets: the paper's two stages, the released code's weights, and the rows of Table IV.
+Presets: the paper's two stages, the released code's weights, and the rows of Table IV. Without torch: commands that only plan runs read it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Final, get_args
+from typing import Final, Literal, get_args
 
-from handnet.losses.reconstruction import ReprojectionForm
-from handnet.losses.regularization import PoseLimits
+ReprojectionForm = Literal["paper", "released"]
+PoseLimits = Literal["anatomical", "released"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from handnet.predict import DESCRIPTION_NAME, WEIGHTS_NAME, ModelDescription
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
+from handnet.predict import ModelDescription
 from pipelines.config_mixture import is_remote
 from pipelines.reporting.inputs import DATA, MODELS
 from pipelines.reporting.stages import Stage

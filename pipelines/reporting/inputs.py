@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from handnet.predict import DESCRIPTION_NAME, WEIGHTS_NAME
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from pipelines.config import EvaluationConfig
 from pipelines.reporting.stages import Stage, require
 from pipelines.shards.manifest import MANIFEST

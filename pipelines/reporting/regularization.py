@@ -14,7 +14,8 @@ import torch
 from numpy.typing import NDArray
 
 from handnet.hand.pose_limits import limit_excess
-from handnet.predict import DESCRIPTION_NAME, WEIGHTS_NAME, Predictor
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
+from handnet.predict import Predictor
 from pipelines.datasets.sample import HandSample
 from pipelines.progress import Progress
 from pipelines.reporting.inputs import MODELS

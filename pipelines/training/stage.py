@@ -20,8 +20,9 @@ from handnet.batch import HandBatch
 from handnet.hand.layer import HandLayer
 from handnet.hand.resolve import resolve_hand
 from handnet.losses.weights import LossOptions, LossWeights
+from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from handnet.network.handnet import HandNet, HandNetConfig
-from handnet.predict import DESCRIPTION_NAME, MODEL_SCHEMA, WEIGHTS_NAME, ModelDescription
+from handnet.predict import MODEL_SCHEMA, ModelDescription
 from handnet.task import HandTask
 from pipelines.config import StageConfig, TrainConfig
 from pipelines.datasets.sample import HandSample
