@@ -63,7 +63,7 @@ def ablate(study: Study, *, queue: bool, only_table: bool) -> int:
         show(paths[0].read_text())
         print(f"wrote {', '.join(str(path) for path in paths)}")
     if failed:
-        print(f"error: {len(failed)} runs failed: {', '.join(failed)}; the same command tries them again", file=sys.stderr)
+        print(f"error: {len(failed)} of {len(todo)} runs failed: {', '.join(failed)}; the same command tries again", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; finished runs and stages are kept, the same command goes on", file=sys.stderr)
+        print("interrupted; the same command goes on: finished runs, stages and checkpoints are kept", file=sys.stderr)
         return 130
 
 

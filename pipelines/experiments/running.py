@@ -1,7 +1,7 @@
 """Runs of an ablation as DVC experiments: which are there, and running or queueing the others.
 
 Each runs in a workspace of DVC's own (`dvc exp run --temp`, `--queue`), so that nothing in this one changes; stages that an earlier run
-has done come out of the run cache, so that an interrupted run goes on after its last finished stage.
+has done come out of the run cache, and checkpoints lie in this one, so that an interrupted run goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from ruamel.yaml import YAML
 from pipelines.config import PARAMS_FILE, Params, ParamsError, load_params, parse_params
 from pipelines.experiments.ablations import Ablation, Run
 from pipelines.experiments.runs import experiment_names, open_revision, read_metrics, read_params
+from pipelines.training.settings import CHECKPOINTS_VARIABLE, checkpoint_root
 
 _SECTIONS = ("ingest", "compose", "train", "evaluate")  # what the figures of an evaluation hang on
 _STOP_WITHIN_S = 120.0
@@ -138,10 +139,11 @@ def run_experiment(run: Run, evaluations: Sequence[str], *, queue: bool = False)
     where = "--queue" if queue else "--temp"
     overrides = [part for override in run.overrides for part in ("--set-param", override)]
     targets = [f"evaluate@{name}" for name in evaluations]
+    # a folder of the run's own: DVC removes the one it works in, and two commands may run the same params
+    checkpoints = checkpoint_root().absolute() / run.name
+    variables = environment() if queue else {**environment(), CHECKPOINTS_VARIABLE: str(checkpoints)}
     started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "exp", "run", where, "--name", run.name, *overrides, *targets], env=environment()
-    )
+    process = subprocess.Popen([sys.executable, "-m", "dvc", "exp", "run", where, "--name", run.name, *overrides, *targets], env=variables)
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -149,6 +151,8 @@ def run_experiment(run: Run, evaluations: Sequence[str], *, queue: bool = False)
         raise
     if code:
         raise RuntimeError(f"{run.name}: dvc exp run ended with exit code {code}")
+    if checkpoints.is_dir() and not any(checkpoints.iterdir()):  # batches kept because they were not finite stay
+        checkpoints.rmdir()
     return time.monotonic() - started
 
 

@@ -20,7 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-CHECKPOINTS = Path("checkpoints")
+from pipelines.training.settings import checkpoint_root
+
 STATE_NAME = "state.json"
 GROUPS = ("network", "average", "optimizer")  # a file of tensors each
 _STEP = re.compile(r"step-(\d{9})")
@@ -67,11 +68,14 @@ def differences(expected: Any, got: Any, where: str = "") -> list[str]:
 class CheckpointFolder:
     """The checkpoints of one run: step-NNNNNNNNN folders, each complete since it is renamed when written, with those that stay."""
 
-    def __init__(self, stage: str, run: dict[str, Any], keep: int = 1, root: Path = CHECKPOINTS):
-        """run: the parts that make the fingerprint; keep: how many of the last ones stay, beside the best."""
+    def __init__(self, stage: str, run: dict[str, Any], keep: int = 1, root: Path | None = None):
+        """run: the parts that make the fingerprint; keep: how many of the last ones stay, beside the best.
+
+        root: the folder of all runs' checkpoints, default what the environment says.
+        """
         self.run: dict[str, Any] = json.loads(json.dumps(run, default=str))  # as it is read back
         self.stage, self.keep = stage, keep
-        self.folder = root / f"{stage}-{fingerprint(run)}"
+        self.folder = (root or checkpoint_root()) / f"{stage}-{fingerprint(run)}"
 
     def steps(self) -> list[int]:
         """Steps of the complete checkpoints, ascending."""

@@ -1,6 +1,11 @@
-"""Numbers that a machine's environment gives: devices, batches, nodes. Without torch, so that they are known at once."""
+"""What a machine's environment gives: devices, batches, nodes, where checkpoints lie. Without torch, so that it is known at once."""
 
 from __future__ import annotations
+
+import os
+from pathlib import Path
+
+CHECKPOINTS_VARIABLE = "HANDNET_CHECKPOINTS"
 
 
 def whole_number(name: str, value: str, low: int) -> int:
@@ -8,3 +13,8 @@ def whole_number(name: str, value: str, low: int) -> int:
     if not value.isdecimal() or int(value) < low:
         raise ValueError(f"{name}: expected a whole number from {low} on, got {value!r}")
     return int(value)
+
+
+def checkpoint_root() -> Path:
+    """The folder of all runs' checkpoints; another one than the default outlives the folder that a run works in."""
+    return Path(os.environ.get(CHECKPOINTS_VARIABLE) or "checkpoints")
