@@ -85,6 +85,8 @@ def measure(
     """
     place = folder / ".dvc/tmp"
     place.mkdir(parents=True, exist_ok=True)
+    for left in place.glob("measure-*"):  # by a run that was killed: the workspace is this one's alone
+        shutil.rmtree(left)
     scratch = Path(tempfile.mkdtemp(prefix="measure-", dir=place))
     try:
         own = {Path(path).parts[0] for path in (evaluation.model, *evaluation.outs)}

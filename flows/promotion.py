@@ -113,10 +113,14 @@ def promote(store: Path, model: Path, record: Mapping[str, Any]) -> Path:
     now = datetime.now(UTC)
     name = now.strftime("%Y%m%dT%H%M%S.%fZ")
     partial = store / f".{name}.partial"
-    shutil.copytree(model, partial)  # the workspace's files may be links into DVC's cache: these are copies
-    (partial / RECORD).write_text(json.dumps({**record, "promoted_at": now.isoformat()}, indent=2) + "\n")
-    for path in partial.rglob("*"):
-        _sync(path)
+    try:
+        shutil.copytree(model, partial)  # the workspace's files may be links into DVC's cache: these are copies
+        (partial / RECORD).write_text(json.dumps({**record, "promoted_at": now.isoformat()}, indent=2) + "\n")
+        for path in partial.rglob("*"):
+            _sync(path)
+    except OSError:  # a full disk: what was copied takes no room
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
     folder = store / name
     os.replace(partial, folder)
     _sync(store)

@@ -75,7 +75,7 @@ folder.mkdir(parents=True)
 (folder / "rows.txt").write_text("row\\n" * rows)
 print(f"ingest {sys.argv[1]}: {rows}/{rows} rows, 0 s, done")
 """,
-    # goes on from its checkpoint; `die_at` (a file, so no dep) kills it once, as if the machine had
+    # goes on from its checkpoint; of two files that are no deps `die_at` kills it once, as if the machine had, `hold` keeps it from ending
     "train.py": """
 import json, os, pathlib, shutil, signal, sys, time
 from params import params
@@ -93,6 +93,8 @@ for step in range(len(done.read_text().split()) if done.exists() else 0, train["
     if die_at.exists() and int(die_at.read_text()) == step:
         die_at.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
+while pathlib.Path("checkpoints/hold").exists():
+    time.sleep(0.1)
 for folder in ("models/multi", "logs/multi"):
     pathlib.Path(folder).mkdir(parents=True, exist_ok=True)
 pathlib.Path("models/multi/model.json").write_text(json.dumps({"error": train["error"]}))

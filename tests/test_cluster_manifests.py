@@ -60,7 +60,7 @@ def test_a_deployment_s_job_is_one_that_kubernetes_takes(number):
     (container,) = pod["containers"]
     assert container["image"] == "registry/handnet:1"
     assert container["args"] == ["prefect", "flow-run", "execute"]
-    assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == (4 if deployment["entrypoint"].endswith(":ablation") else 1)
     assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/var/lib/handnet", "/dev/shm"}
     assert pod["volumes"][0]["persistentVolumeClaim"]["claimName"] == "handnet"
     assert pod["securityContext"]["runAsNonRoot"] is True

@@ -239,7 +239,12 @@ def test_the_deploy_step_makes_the_cluster_s_pool_slots_and_deployments(server: 
     assert pool.base_job_template == json.loads(deploy.JOB_TEMPLATE.read_text())
     assert server.client.read_global_concurrency_limit_by_name("gpus-cluster").limit == 8
     found = server.client.read_deployments(deployment_filter=DeploymentFilter.model_validate({"name": {"any_": ["cluster"]}}))
-    assert len(found) == 2
+    flows = {flow.id: flow.name for flow in server.client.read_flows()}
+    assert {flows[deployment.flow_id]: deployment.job_variables["gpus"] for deployment in found} == {
+        "train-multi": 1,
+        "retrain": 1,
+        "ablation": 4,
+    }
     for deployment in found:
         assert deployment.job_variables["image"] == "registry/handnet:7"
         assert deployment.job_variables["env"]["HANDNET_DVC_REMOTE"] == "s3://handnet/flows"

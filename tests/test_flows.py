@@ -14,6 +14,7 @@ import psutil
 import pytest
 from flow_projects import ROOT, STAGES, Server, make_project, processes_in, served, set_params, wait_for
 from prefect.client.schemas.filters import ArtifactFilter, DeploymentFilter, FlowRunFilter, LogFilter
+from prefect.client.schemas.objects import FlowRun
 from ruamel.yaml import YAML
 
 from flows.ablation import ablation
@@ -211,6 +212,40 @@ def test_retrain_promotes_the_better_model_only(server: Server) -> None:
     assert json.loads((store / "former/model.json").read_text())["error"] == 0.2
     assert json.loads((store / "current/promotion.json").read_text())["figures"]["error_2d_fraction"] == 0.1
     assert not [path for path in store.iterdir() if "partial" in path.name]
+
+
+def test_runs_of_several_deployments_at_once(server: Server) -> None:
+    """Through one worker: train-multi and ingest take turns in the project's folder, retrain works beside them in its own."""
+    folder, space = server.project.folder, server.project.folder / ".prefect/workspaces/retrain"
+    hold, steps = folder / "checkpoints/hold", folder / "checkpoints/0.2-7/steps.txt"
+    set_params(server.project, train={"steps": 7, "step_seconds": 0.01}, ingest={"a": {"rows": 5}})
+    hold.parent.mkdir(exist_ok=True)
+    hold.touch()
+    training = start_quickly(server, "train-multi/local")
+    wait_for(lambda: steps.exists() and len(steps.read_text().split()) == 7, 120, server.log)
+    ingesting = start_quickly(server, "ingest/local")
+    retraining = start_quickly(server, "retrain/local", overrides=["train.error=0.05"])
+    filters = LogFilter.model_validate({"flow_run_id": {"any_": [ingesting.id]}})
+    wait_for(lambda: any(log.message == "waiting: another run holds project" for log in server.client.read_logs(filters)), 180, server.log)
+    wait_for(lambda: (space / "data/a/rows.txt").exists() and (space / "data/a/rows.txt").read_text() == "row\n" * 5, 180, server.log)
+    hold.unlink()
+    done = [server.finished(run) for run in (training, ingesting, retraining)]
+    assert [run.state_name for run in done] == ["Completed"] * 3, [run.state and run.state.message for run in done]
+    assert done[0].start_time < done[2].start_time < done[0].end_time  # type: ignore[operator]
+    wait_for(lambda: server.states(ingesting) == {"ingest@a": "Skipped", "ingest@b": "Skipped"}, 10, lambda: str(server.states(ingesting)))
+    assert min(task.start_time for task in server.task_runs(ingesting).values()) >= server.task_runs(training)["report"].end_time  # type: ignore[type-var]
+    wait_for(lambda: server.states(retraining).get("ingest@a") in ("Cached", "Skipped"), 10)  # made once for both
+    for place, error in ((folder, 0.2), (space, 0.05)):
+        assert (place / "logs/multi/steps.txt").read_text() == "0 1 2 3 4 5 6 "
+        assert json.loads((place / "metrics/multi.json").read_text())["ours"]["error_2d_fraction"] == error
+        status = subprocess.run([sys.executable, "-m", "dvc", "status", "--json"], cwd=place, capture_output=True, text=True)
+        assert json.loads(status.stdout) == {}
+    assert json.loads((folder / "promoted/current/model.json").read_text())["error"] == 0.05
+
+
+def start_quickly(server: Server, deployment: str, **parameters: object) -> FlowRun:
+    """As `prefect deployment run` does, without the seconds that the command takes."""
+    return server.client.create_flow_run_from_deployment(server.client.read_deployment_by_name(deployment).id, parameters=parameters)
 
 
 def test_a_killed_server_and_a_killed_worker(server: Server) -> None:

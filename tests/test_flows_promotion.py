@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 from collections.abc import Iterator
@@ -89,6 +90,20 @@ def test_promotion_is_done_or_not_done(tmp_path: Path, monkeypatch: pytest.Monke
     assert len(folders) == 2
 
 
+def test_a_promotion_that_finds_no_room_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/weights").write_text("x")
+    (tmp_path / "promoted").mkdir()
+
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(promotion, "_sync", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        promote(tmp_path / "promoted", tmp_path / "model", {"number": 1})
+    assert not list((tmp_path / "promoted").iterdir())
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Repository:
     """The small project after its evaluation."""
@@ -104,6 +119,7 @@ def test_another_model_is_measured_on_the_workspaces_data(project: Repository, t
     other.mkdir()
     (other / "model.json").write_text('{"error": 0.05}')
     before = (project.folder / "metrics/multi.json").read_text()
+    (project.folder / ".dvc/tmp/measure-killed").mkdir(parents=True)
     assert measure(project.folder, evaluation, other, Processes(), print)["error_2d_fraction"] == 0.05
     assert (project.folder / "metrics/multi.json").read_text() == before
     assert not list((project.folder / ".dvc/tmp").glob("measure-*"))
