@@ -18,6 +18,7 @@ from handnet.camera import intrinsics
 from handnet.centers import Peaks, center_cells, find_peaks, without_duplicates
 from handnet.hand.layer import HandLayer
 from handnet.hand.resolve import HandKind, resolve_hand
+from handnet.json_object import parse_object
 from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from handnet.network.handnet import DenseMaps, HandNet, HandNetConfig, HandSites
 
@@ -67,13 +68,9 @@ class ModelDescription:
     def read(cls, path: Path) -> ModelDescription:
         """Raises ValueError naming the file and what is wrong with it."""
         try:
-            tree = json.loads(path.read_text())
+            tree = parse_object(path.read_bytes(), path)
         except FileNotFoundError:
             raise ValueError(f"{path}: not found; expected a model folder written by `python -m pipelines.train`") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(tree, dict):
-            raise ValueError(f"{path}: expected a JSON object, got {type(tree).__name__}")
         if tree.get("schema") not in READABLE_SCHEMAS:
             raise ValueError(f"{path}: schema: expected one of {list(READABLE_SCHEMAS)}, got {tree.get('schema')!r}")
         try:

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from handnet.json_object import parse_object
 from pipelines.config import ParamsError, load_params
 
 METRICS, SUBMISSIONS, REPORT = Path("metrics"), Path("submissions"), Path("reports/index.html")
@@ -57,16 +57,14 @@ ROWS = (
 
 
 def read_metrics(names: list[str], folder: Path = METRICS) -> dict[str, Figures]:
-    """The metrics files of the named evaluations. ValueError names one that is missing or no JSON."""
-    found = {}
+    """The metrics files of the named evaluations. ValueError names one that is missing or no JSON object."""
+    found: dict[str, Figures] = {}
     for name in names:
         path = folder / f"{name}.json"
         try:
-            found[name] = json.loads(path.read_text())
+            found[name] = parse_object(path.read_bytes(), path)
         except FileNotFoundError:
             raise ValueError(f"{path}: not found; `dvc repro` makes it") from None
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: expected JSON, got {error}") from None
     return found
 
 

@@ -236,7 +236,7 @@ def test_a_missing_input_is_named_with_its_stage(run: Path, path: str, stage: st
 @pytest.mark.parametrize(
     ("path", "content", "expected"),
     [
-        ("metrics/multi.json", "{", "metrics/multi.json: expected JSON"),
+        ("metrics/multi.json", "{", "metrics/multi.json: not valid JSON"),
         ("results/crop/strata.json", '{"strata": {"side": [{}]}}', "results/crop/strata.json: expected strata"),
         ("results/speed.json", "{", "results/speed.json: not valid JSON"),
         ("results/speed.json", "{}", "results/speed.json: expected machine"),

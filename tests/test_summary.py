@@ -64,5 +64,5 @@ def test_main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
 
 def test_broken_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "crop.json").write_text("{")
-    with pytest.raises(ValueError, match=r"crop\.json: expected JSON"):
+    with pytest.raises(ValueError, match=r"crop\.json: not valid JSON"):
         read_metrics(["crop"], tmp_path)

@@ -5,7 +5,6 @@ Everything is read through DVC's file system at that revision, from its cache or
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from dvc_data.index import DataIndexError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from handnet.json_object import parse_object
 from pipelines.config import PARAMS_FILE
 from pipelines.reporting.inputs import PCK_FILES, TRAINING_STAGES, Columns, read_columns, read_curve
 
@@ -93,14 +93,7 @@ def read_metrics(fs: DVCFileSystem) -> dict[str, dict[str, Any]]:
     found = {}
     for path in sorted(fs.glob("metrics/*.json")):
         with fs.open(path, mode="r") as file:
-            text = file.read()
-        try:
-            figures = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: not valid JSON: {error}") from None
-        if not isinstance(figures, dict):
-            raise ValueError(f"{path}: expected a JSON object, got {type(figures).__name__}")
-        found[Path(path).stem] = figures
+            found[Path(path).stem] = parse_object(file.read(), path)
     return found
 
 

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-import orjson
-
+from handnet.json_object import parse_object
 from pipelines.config_mixture import MixturePart, is_remote
 from pipelines.remote_shards.reader import RemoteShardReader
 from pipelines.shards import ShardError, ShardReader, schema
@@ -117,11 +116,8 @@ def check_unchanged(stage: Stage, name: str, reader: ShardReader, facts: PartFac
 
 def _read(path: Path, stage: str) -> dict[str, Any]:
     try:
-        tree = orjson.loads(path.read_bytes())
+        return parse_object(path.read_bytes(), path)
     except FileNotFoundError:
         raise ShardError(f"{path}: not found; run `dvc repro {stage}`") from None
-    except orjson.JSONDecodeError as error:
-        raise ShardError(f"{path}: not valid JSON: {error}; run `dvc repro {stage}`") from None
-    if not isinstance(tree, dict):
-        raise ShardError(f"{path}: expected a JSON object, got {type(tree).__name__}; run `dvc repro {stage}`")
-    return tree
+    except ValueError as error:
+        raise ShardError(f"{error}; run `dvc repro {stage}`") from None

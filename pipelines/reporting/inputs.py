@@ -6,7 +6,6 @@ A missing one is a ValueError that names the stage which makes it, a damaged one
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from handnet.json_object import parse_object
 from handnet.network.files import DESCRIPTION_NAME, WEIGHTS_NAME
 from pipelines.config import EvaluationConfig
 from pipelines.reporting.stages import Stage, require
@@ -137,10 +137,4 @@ def read_submission(name: str) -> Submission:
     """A package's size, and meta.json beside it."""
     path = SUBMISSIONS / name / PACKAGE
     meta_path = path.with_name(META)
-    try:
-        meta = json.loads(meta_path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{meta_path}: not valid JSON: {error}") from None
-    if not isinstance(meta, dict):
-        raise ValueError(f"{meta_path}: expected a JSON object, got {type(meta).__name__}")
-    return Submission(name=name, path=path, num_bytes=path.stat().st_size, meta=meta)
+    return Submission(name=name, path=path, num_bytes=path.stat().st_size, meta=parse_object(meta_path.read_bytes(), meta_path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from handnet.json_object import parse_object
 from pipelines.plotting import INK, MEAN_HAND, OURS, Chart, chart
 from pipelines.reporting.inputs import SPEED
 
@@ -50,14 +50,12 @@ class Speed:
 
 def read_speed() -> Speed:
     """The speed stage's file, drawn. ValueError names what is wrong with it."""
+    tree = parse_object(SPEED.read_bytes(), SPEED)
     try:
-        tree = json.loads(SPEED.read_text())
         hands = np.array(tree["hands"], np.int64)
         times = {name: np.array(tree[name], np.float64) for name in SERIES}
         machine, models = _machine(tree["machine"]), _models(tree["models"])
         repeats = int(tree["repeats"])
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{SPEED}: not valid JSON: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{SPEED}: expected machine, models, repeats, hands and times: {type(error).__name__} {error}") from None
     if not len(hands) or any(len(values) != len(hands) for values in times.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import textwrap
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from handnet.json_object import parse_object
 from pipelines.plotting import INK, OURS, Chart, as_png, chart, drawn
 from pipelines.reporting.inputs import RESULTS, STRATA
 
@@ -65,10 +65,7 @@ class Strata:
 def read_strata(name: str) -> Strata:
     """The strata of one evaluation, drawn. ValueError names the file and what is wrong with it."""
     path = RESULTS / name / STRATA
-    try:
-        tree = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: not valid JSON: {error}") from None
+    tree = parse_object(path.read_bytes(), path)
     try:
         groups = {group: tuple(_stratum(entry) for entry in entries) for group, entries in tree["strata"].items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:

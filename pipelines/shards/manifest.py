@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import orjson
 
+from handnet.json_object import parse_object
 from pipelines.shards.schema import SCHEMA, ShardError
 
 MANIFEST = "manifest.json"
@@ -151,12 +152,7 @@ def load_manifest(folder: Path) -> Manifest:
 
 def parse_manifest(data: bytes, where: str) -> Manifest:
     """The manifest in `data`; `where` names it. ShardError if it is not JSON, of another schema or incomplete."""
-    try:
-        tree = orjson.loads(data)
-    except orjson.JSONDecodeError as error:
-        raise ShardError(f"{where}: not valid JSON: {error}") from None
-    if not isinstance(tree, dict):
-        raise ShardError(f"{where}: expected a JSON object, got {type(tree).__name__}")
+    tree = parse_object(data, where, ShardError)
     if tree.get("schema") != SCHEMA:
         raise ShardError(f"{where}: expected schema {SCHEMA}, got {tree.get('schema')!r}; run the stage that writes it again")
     known = {f.name for f in fields(Manifest)}
