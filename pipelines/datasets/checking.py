@@ -26,6 +26,11 @@ class Part:
     note: str = ""  # what being without it means, or where to get it
 
 
+def is_needed(part: str, training: str, has_training: bool) -> bool:
+    """Whether a part's files are needed: those of the part named `training`, or the other part's in a copy of that alone."""
+    return (part == training) == has_training
+
+
 @dataclass(frozen=True, kw_only=True)
 class Published:
     """What the owners publish in pixels about one hand: evidence that does not come from its 3D labels.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from pipelines.config_datasets import FreihandConfig
 from pipelines.datasets.annotations import iter_entries
-from pipelines.datasets.checking import Part, Published
+from pipelines.datasets.checking import Part, Published, is_needed
 from pipelines.datasets.freihand import FOLDERS, MARKERS, NUM_BACKGROUNDS, NUM_EVALUATION, NUM_TRAINING, SHAPES
 from pipelines.datasets.registry import Dataset
 from pipelines.datasets.source_files import SourceFiles
@@ -24,12 +24,13 @@ class FreihandCheck:
     def parts(self, config: FreihandConfig) -> list[Part]:
         """Images, masks and entries of K; the other annotations are there or not."""
         files = SourceFiles(config.path, MARKERS, folders=FOLDERS)
-        training = files.exists("training_K.json")  # else a copy of the evaluation part alone
+        has_training = files.exists("training_K.json")
+        needed = {part: is_needed(part, "training", has_training) for part in ("training", "evaluation")}
         images, masks, shown = (files.count(f"{kind}/", ".jpg") for kind in ("training/rgb", "training/mask", "evaluation/rgb"))
         parts = [
-            Part(name="training images", found=images, published=NUM_TRAINING * NUM_BACKGROUNDS, needed=training),
-            Part(name="training masks", found=masks, published=NUM_TRAINING, needed=training),
-            Part(name="evaluation images", found=shown, published=NUM_EVALUATION, needed=not training),
+            Part(name="training images", found=images, published=NUM_TRAINING * NUM_BACKGROUNDS, needed=needed["training"]),
+            Part(name="training masks", found=masks, published=NUM_TRAINING, needed=needed["training"]),
+            Part(name="evaluation images", found=shown, published=NUM_EVALUATION, needed=needed["evaluation"]),
         ]
         for part, published in (("training", NUM_TRAINING), ("evaluation", NUM_EVALUATION)):
             name = f"{part}_K.json"
@@ -37,9 +38,8 @@ class FreihandCheck:
             if files.exists(name):
                 with files.open(name) as stream:
                     found = sum(1 for _ in iter_entries(stream, files.where(name)))
-            needed = (part == "training") == training
-            parts.append(Part(name=name, found=found, published=published, needed=needed))
-            parts += [self._annotation(files, part, kind, needed) for kind in SHAPES if kind != "K"]
+            parts.append(Part(name=name, found=found, published=published, needed=needed[part]))
+            parts += [self._annotation(files, part, kind, needed[part]) for kind in SHAPES if kind != "K"]
         return parts
 
     def _annotation(self, files: SourceFiles, part: str, kind: str, needed: bool) -> Part:

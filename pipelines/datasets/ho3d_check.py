@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from pipelines.config_datasets import Ho3dConfig
-from pipelines.datasets.checking import Part, Published
+from pipelines.datasets.checking import Part, Published, is_needed
 from pipelines.datasets.ho3d import FOLDERS, MARKERS, PARTS, SUFFIXES, Ho3d, read_frames
 from pipelines.datasets.registry import Dataset
 from pipelines.datasets.sample import DataError
@@ -34,7 +34,7 @@ class Ho3dCheck:
         parts = []
         for part in PARTS:
             published = NUM_FRAMES[config.version][part]
-            needed = (part == "train") == files.exists("train.txt")  # the evaluation part, of a copy of that alone
+            needed = is_needed(part, "train", files.exists("train.txt"))
             listed = len(read_frames(files, part)) if files.exists(f"{part}.txt") else 0
             images = metas = 0
             for name in files.names(f"{part}/"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipelines.config_datasets import RhdConfig
-from pipelines.datasets.checking import Part, Published
+from pipelines.datasets.checking import Part, Published, is_needed
 from pipelines.datasets.registry import Dataset
 from pipelines.datasets.rhd import FOLDERS, MARKERS, Rhd, annotation_name
 from pipelines.datasets.source_files import SourceFiles
@@ -27,7 +27,7 @@ class RhdCheck:
         files = SourceFiles(config.path, MARKERS, folders=FOLDERS)
         parts = []
         for part, published in NUM_IMAGES.items():
-            needed = (part == "training") == files.exists(annotation_name("training"))  # the evaluation part, of a copy of that alone
+            needed = is_needed(part, "training", files.exists(annotation_name("training")))
             images, masks = (files.count(f"{part}/{kind}/", ".png") for kind in ("color", "mask"))
             parts += [
                 Part(name=f"{part} images", found=images, published=published, needed=needed),
