@@ -34,7 +34,7 @@ def test_pasting_equals_painting_pixel_by_pixel():
         pixels[..., 3] *= rng.integers(0, 2, (height, width), dtype=np.uint8)
         pixels[..., 3] |= rng.integers(0, 2, (height, width), dtype=np.uint8) * np.uint8(255)
         gain = rng.uniform(0.7, 1.4, 3)
-        label = make_label(number).warped([[0.2, 0, 0], [0, 0.2, 0]])
+        label = make_label(number).moved([[0.2, 0, 0], [0, 0.2, 0]])
         canvas.paste(Patch(x=x, y=y, pixels=pixels, gain=gain, label=label))
         areas[number] = 0
         for i in range(height):
@@ -61,7 +61,7 @@ def test_pasting_equals_painting_pixel_by_pixel():
 
 def test_keypoints_are_visible_where_their_own_hand_or_none_is_on_top():
     canvas = Canvas(np.zeros((60, 60, 3), np.uint8))
-    label = make_label(3).warped([[0.2, 0, 8], [0, 0.2, 8]])
+    label = make_label(3).moved([[0.2, 0, 8], [0, 0.2, 8]])
     rng = np.random.default_rng(1)
     for number in (1, 2):
         pixels = rng.integers(0, 256, (60, 60, 4), dtype=np.uint8)
@@ -118,7 +118,7 @@ def test_feathering_widens_the_edge():
 def test_hands_at_the_rim_of_their_source_keep_their_labels():
     sample = painted_sample(2)
     x0, y0 = 70, 40  # cuts through the hand
-    label = sample.hands[0].warped([[1, 0, -x0], [0, 1, -y0]])
+    label = sample.hands[0].moved([[1, 0, -x0], [0, 1, -y0]])
     cropped = HandSample(key="a", image=sample.image[y0:, x0:], K=sample.K, hands=(label,), mask=sample.mask[y0:, x0:])
     for flip in (False, True):
         patch = cut_hand(cropped, 0, Square(4, 6, 150), flip=flip, feather_px=1.0, gain=NO_GAIN)
@@ -140,7 +140,7 @@ def test_whole_images_that_are_not_square_are_padded(flip, tall):
     sample = painted_sample(4)
     keep = (slice(None), slice(30, 200)) if tall else (slice(20, 200), slice(None))
     offset = (-30, 0) if tall else (0, -20)
-    label = sample.hands[0].warped([[1, 0, offset[0]], [0, 1, offset[1]]])
+    label = sample.hands[0].moved([[1, 0, offset[0]], [0, 1, offset[1]]])
     part = HandSample(key="a", image=sample.image[keep], K=sample.K, hands=(label,), mask=sample.mask[keep])
     canvas = Canvas.of_image(whole_image(part, 300, 0.7, flip=flip))
     hands, mask = canvas.finish(0.5)

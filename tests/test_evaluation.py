@@ -171,7 +171,7 @@ def test_a_pasted_hand_is_compared_along_its_own_viewing_ray(tmp_path, mean_hand
     sides, joints, vertices = make_hands(1, rng)
     own_K, scene_K = camera(100, 250.0), camera(256, 256.0)
     label = make_label(sides[0], joints[0], vertices[0], np.array([0, 0, 0.7]), own_K, "a")
-    label = label.warped([[0.5, 0, 190.0], [0, 0.5, 20.0]])
+    label = label.moved([[0.5, 0, 190.0], [0, 0.5, 20.0]])
     center = label.keypoints_px.mean(0).astype(float)[None]
     turn = rotation_between(viewing_rays(label.K[None], center), viewing_rays(scene_K[None], center))
     assert math.degrees(math.acos((np.trace(turn[0]) - 1) / 2)) > 15

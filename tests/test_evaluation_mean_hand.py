@@ -65,7 +65,7 @@ def test_placing_it():
 
 def test_left_and_right_training_hands_say_the_same():
     rights = some_labels(side=1)
-    lefts = [label.mirrored(100) for label in rights]
+    lefts = [label.moved(np.eye(2, 3), flip_width_px=100) for label in rights]
     a, b = (fit_mean_hand(training_hands(labels), HandLayer()) for labels in (rights, lefts))
     assert (a.usual_side, b.usual_side) == (1, 0)
     np.testing.assert_allclose(a.in_crop, b.in_crop, atol=1e-6)

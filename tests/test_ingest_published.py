@@ -92,13 +92,6 @@ def test_ho3d_in_every_form(tmp_path, version, form):
     assert ShardReader(folders[2]).manifest.mask_sources == {}
 
 
-def test_a_changed_picture_is_encoded_anew():
-    """Whatever moves pixels drops the published bytes."""
-    sample = make_sample(1)
-    published = replace(sample, encoded=b"\xff\xd8")
-    assert published.mirrored().encoded is None
-
-
 # --- quarantine -----------------------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -221,14 +220,6 @@ class HandLabel:
         other.__dict__.update(self.__dict__, **changes)
         return other
 
-    def warped(self, affine: object) -> HandLabel:
-        """The same hand after its image was moved by `affine` (2,3); see `moved`."""
-        return self.moved(affine)
-
-    def mirrored(self, width_px: float) -> HandLabel:
-        """The same hand after its image, `width_px` wide, was flipped horizontally; see `moved`. Twice is the identity."""
-        return self.moved(np.eye(2, 3), flip_width_px=width_px)
-
     def seen(self, visible: NDArray[np.bool_]) -> HandLabel:
         """The same hand with other keypoints visible: (21,) bool."""
         return self._changed({"visible": _array("visible", visible, (NUM_KEYPOINTS,), np.bool_)})
@@ -279,22 +270,6 @@ class HandSample:
     @property
     def width_px(self) -> int:
         return int(self.image.shape[1])
-
-    def mirrored(self) -> HandSample:
-        """Image, mask, camera and every hand flipped horizontally; twice is the identity."""
-        camera = affine_matrix(mirror_affine(self.width_px)) @ self.K @ _MIRROR_CAMERA
-        return replace(
-            self,
-            image=_flipped(self.image),
-            K=camera,
-            hands=tuple(hand.mirrored(self.width_px) for hand in self.hands),
-            mask=None if self.mask is None else _flipped(self.mask),
-            encoded=None,
-        )
-
-
-def _flipped(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.flip(pixels, 1), np.uint8)  # many times faster than a copy of pixels[:, ::-1]
 
 
 def _check_mask(mask: NDArray, shape: tuple[int, ...], hands: Sequence[HandLabel]) -> None:
