@@ -15,13 +15,18 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import httpx
 import typer
 
+from flows.gpus import slots_name
 from flows.processes import SUPERVISOR
 from flows.workspaces import HOME, shared_lock, try_lock
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.filters import WorkPoolFilter
 
 HOST = "127.0.0.1"
 PORT = 4200  # also in pyproject.toml, so that `prefect` in this folder finds it
@@ -109,7 +114,7 @@ def port_is_free(port: int) -> bool:
 
 
 def close_lost_runs() -> int:
-    """Mark runs whose processes ended with an earlier worker as crashed, so that they hold no place; how many there were.
+    """Mark runs whose processes ended with an earlier worker as crashed, and free what they held; how many there were.
 
     To be called while no worker of the pool runs. A run that was being cancelled is then cancelled. ValueError where the server refuses.
     """
@@ -131,9 +136,21 @@ def close_lost_runs() -> int:
                     with suppress(ObjectNotFound):  # somebody deleted it
                         client.set_flow_run_state(run.id, state, force=True)
                     count += 1
+            free_slots(client, pool)
     except (httpx.HTTPError, PrefectException) as error:
         raise ValueError(f"the Prefect server does not close the runs of an earlier worker: {str(error).splitlines()[0]}") from None
     return count
+
+
+def free_slots(client: SyncPrefectClient, pool: WorkPoolFilter) -> None:
+    """GPU slots of this machine and places of the pool's deployments: a server whose disk was full may have forgotten who holds them."""
+    from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
+    from prefect.exceptions import ObjectNotFound
+
+    limits = [deployment.global_concurrency_limit for deployment in client.read_deployments(work_pool_filter=pool)]
+    for name in [slots_name(), *(limit.name for limit in limits if limit is not None)]:
+        with suppress(ObjectNotFound):  # the first time
+            client.update_global_concurrency_limit(name, GlobalConcurrencyLimitUpdate(active_slots=0))
 
 
 def start_again(service: Service, stop: threading.Event) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from flow_projects import ROOT, STAGES, Server, make_project, processes_in, served, set_params, wait_for
+from prefect.client.schemas.actions import GlobalConcurrencyLimitUpdate
 from prefect.client.schemas.filters import ArtifactFilter, DeploymentFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import FlowRun
 from ruamel.yaml import YAML
@@ -249,7 +250,7 @@ def start_quickly(server: Server, deployment: str, **parameters: object) -> Flow
 
 
 def test_a_killed_server_and_a_killed_worker(server: Server) -> None:
-    """The run goes on while the server is away. A worker that is killed takes its run along; the same command goes on."""
+    """The run goes on while the server is away. A worker that is killed takes its run along; the next one gets what it held."""
     folder = server.project.folder
     # four minutes of steps: not done before the server is back and the worker killed, however busy the machine is
     set_params(server.project, train={"steps": 600, "step_seconds": 0.4})
@@ -260,6 +261,8 @@ def test_a_killed_server_and_a_killed_worker(server: Server) -> None:
     before = len(steps.read_text().split())
     wait_for(lambda: len(steps.read_text().split()) > before + 2, 20)
     wait_for(lambda: answers(server), 120)
+    # one more than is held, as a server keeps it that could not write down who let go
+    server.client.update_global_concurrency_limit("gpus-test", GlobalConcurrencyLimitUpdate(active_slots=2))
     kill(folder, "worker", "start")
     wait_for(lambda: not processes_in(folder, "train.py"), 30)
     wait_for(lambda: server.client.read_flow_run(run.id).state_name == "Crashed", 60, server.log)
