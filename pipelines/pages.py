@@ -7,8 +7,8 @@ from pathlib import Path
 import jinja2
 
 
-def page_environment(templates: Path) -> jinja2.Environment:
-    """Reads the templates of a folder; those that end in .html are escaped."""
+def page_environment(*templates: Path) -> jinja2.Environment:
+    """Reads the templates of these folders, looked for in this order; those that end in .html are escaped."""
     return jinja2.Environment(
         loader=jinja2.FileSystemLoader(templates),
         autoescape=jinja2.select_autoescape(["html"]),

@@ -1,4 +1,4 @@
-"""Pages that need nothing but themselves: jinja templates with the report's style, written in one step."""
+"""Pages that need nothing but themselves: jinja templates on the report's base and style, written in one step."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from pipelines.plotting import Chart
 from pipelines.shards.manifest import write_atomic
 
 _TEMPLATES = Path(__file__).parent / "templates"
-_STYLE = Path(__file__).parents[1] / "reporting/templates/page.css"
+_SHARED = Path(__file__).parents[1] / "reporting/templates"  # base.html and its style
 
 
 def render(template: str, **content: Any) -> str:
     """A template with its content; text is escaped in HTML, charts are inserted as they are."""
-    environment = page_environment(_TEMPLATES)
-    return environment.get_template(template).render(css=Markup(_STYLE.read_text()), svg=_svg, **content)
+    environment = page_environment(_TEMPLATES, _SHARED)
+    return environment.get_template(template).render(css=Markup((_SHARED / "page.css").read_text()), svg=_svg, **content)
 
 
 def _svg(chart: Chart) -> Markup:
