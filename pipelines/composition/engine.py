@@ -47,12 +47,18 @@ class SceneComposer:
         wanted = 0 if rng.random() < config.empty_fraction else int(rng.integers(config.min_hands, config.max_hands + 1))
         canvas, first_layer, light = self._start(rng, with_hand=wanted > 0)
         more = wanted - len(canvas.hands)
+        hands = []
         for square in pack_squares(config.canvas_px, config.hand_px, rng, more, config.overlap) if more > 0 else []:
             source = self._draw_source(rng)
             hand = int(rng.integers(len(source.hands)))
-            flip = bool(rng.random() < config.flip_fraction)
-            gain = self._gain(source, light)
-            canvas.paste(cut_hand(source, hand, square, flip=flip, feather_px=config.feather_px, gain=gain))
+            hands.append((source, hand, square, bool(rng.random() < config.flip_fraction)))
+        # all are decoded, then all cut out, then all pasted: work that is repeated finds its code in the processor's caches
+        patches = [
+            cut_hand(source, hand, square, flip=flip, feather_px=config.feather_px, gain=self._gain(source, light))
+            for source, hand, square, flip in hands
+        ]
+        for patch in patches:
+            canvas.paste(patch)
         labels, mask = canvas.finish(config.min_visible)
         self._counts = (index, self._count(canvas, first_layer, labels))
         center = config.canvas_px / 2

@@ -11,7 +11,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -97,8 +97,10 @@ def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
     for suffix, (field, shape) in FIELDS_3D.items():
         values = [getattr(hand, field) for hand in hands]
         if any(value is not None for value in values):
-            rows = [np.full(shape, np.nan, np.float32) if value is None else value for value in values]
-            members[suffix] = encode_array(np.stack(rows))
+            rows = np.empty((len(hands), *shape), np.float32)
+            for row, value in zip(rows, values, strict=True):
+                row[...] = np.nan if value is None else value
+            members[suffix] = encode_array(rows)
     return members
 
 
@@ -179,25 +181,24 @@ def _plain_mask(data: bytes) -> NDArray[np.uint8] | None:
 
 
 @lru_cache(maxsize=256)
-def _array_layout(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype]:
-    """Shape, Fortran order and dtype from the start of an npy file. Shards repeat a few headers thousands of times."""
+def _array_layout(header: bytes) -> tuple[tuple[int, ...], Literal["C", "F"], np.dtype, int]:
+    """Shape, order, dtype and total size in bytes, from the start of an npy file. Shards repeat a few headers thousands of times."""
     stream = io.BytesIO(header)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise ValueError("expected npy format version 1.0")
     shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject:
         raise ValueError("Object arrays cannot be loaded: they hold pickled code")
-    return shape, fortran_order, dtype
+    return shape, "F" if fortran_order else "C", dtype, math.prod(shape) * dtype.itemsize
 
 
 def decode_array(data: bytes) -> NDArray:
     """npy bytes -> array; object arrays are refused."""
     start = 10 + int.from_bytes(data[8:10], "little")
-    shape, fortran_order, dtype = _array_layout(data[:start])
-    count = math.prod(shape)
-    if len(data) != start + count * dtype.itemsize:
-        raise ValueError(f"expected {count} numbers of {dtype.itemsize} bytes for shape {shape}, got {len(data) - start} bytes")
-    return np.frombuffer(data, dtype, count, start).reshape(shape, order="F" if fortran_order else "C").copy()
+    shape, order, dtype, num_bytes = _array_layout(data[:start])
+    if len(data) != start + num_bytes:
+        raise ValueError(f"expected {math.prod(shape)} numbers of {dtype.itemsize} bytes for shape {shape}, got {len(data) - start} bytes")
+    return np.ndarray(shape, dtype, data, start, order=order).copy()
 
 
 def decode_meta(data: bytes) -> dict[str, Any]:
