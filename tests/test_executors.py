@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from functools import partial
+from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 
 from pipelines.executors import WorkerDiedError, default_num_workers, report_progress, run
+
+GLIBC = platform.libc_ver()[0] == "glibc"  # no other C library can be told to keep freed memory
 
 
 class OddError(ValueError):
@@ -35,11 +40,24 @@ def fail_oddly(number):
 
 
 def facts(_):
-    return cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"], os.getpid()
+    return cv2.getNumThreads(), os.environ["OMP_NUM_THREADS"], os.environ["NUMBA_NUM_THREADS"], os.getpid(), kept_mib() if GLIBC else None
 
 
 def die(number):
     os._exit(9)
+
+
+def resident_mib():
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
+
+
+def kept_mib():
+    """Memory that a process still holds after it freed 96 MiB of arrays, of 24 MiB each."""
+    before = resident_mib()
+    arrays = [np.ones(24 << 20, np.uint8) for _ in range(4)]
+    del arrays
+    return resident_mib() - before
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -57,12 +75,14 @@ def test_none_is_an_item_and_nothing_is_no_work():
     assert run(str, [], num_workers=2, description="nothing") == []
 
 
-def test_workers_are_single_threaded_and_other_processes():
+def test_workers_are_other_processes_single_threaded_and_keep_freed_memory():
     before = os.environ.get("OMP_NUM_THREADS")
-    for threads, omp, numba, pid in run(facts, range(2), num_workers=2, description="facts"):
+    for threads, omp, numba, pid, kept in run(facts, range(2), num_workers=2, description="facts"):
         assert (threads, omp, numba) == (1, "1", "1")
         assert pid != os.getpid()
+        assert not GLIBC or kept > 80
     assert os.environ.get("OMP_NUM_THREADS") == before
+    assert not GLIBC or kept_mib() < 16  # this process gives freed memory back
 
 
 @pytest.mark.parametrize("num_workers", [1, 2])
