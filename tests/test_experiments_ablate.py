@@ -131,6 +131,7 @@ def test_ctrl_c_a_failure_and_the_same_command_again(
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a test run in the background ignores it
     )
     try:
         wait_for(lambda: order.with_name("held").exists() or process.poll() is not None, 600)
