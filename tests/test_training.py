@@ -154,6 +154,25 @@ def test_another_learning_rate_does_not_resume(workspace, trained, tmp_path, for
     assert (folder / "models/crop/model.safetensors").read_bytes() != (trained / "models/crop/model.safetensors").read_bytes()
 
 
+def test_half_precision_trains_both_stages(workspace, trained, tmp_path, forks):
+    folder = copy_project(workspace, tmp_path / "half")
+    change_params(folder, precision="bf16-mixed", steps=2, validate_every=0)
+    for stage in ("crop", "multi"):
+        forks.train(folder, stage)
+    first, exact = curve(folder, "crop")[0], curve(trained, "crop")[0]
+    assert first == pytest.approx(exact, rel=0.05)
+    assert first != exact
+
+
+def test_float16_without_a_gpu_is_refused(workspace, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    folder = copy_project(workspace, tmp_path / "float16")
+    change_params(folder, precision="16-mixed")
+    monkeypatch.chdir(folder)
+    assert main(["crop"]) == 1
+    assert capsys.readouterr().err.strip() == "error: precision: 16-mixed needs a GPU: expected 32-true or bf16-mixed on a CPU"
+
+
 def test_errors_are_one_line(workspace, tmp_path, monkeypatch, capsys):
     folder = copy_project(workspace, tmp_path / "copy")
     monkeypatch.chdir(folder)

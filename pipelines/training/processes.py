@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from lightning.fabric import Fabric
+from lightning.fabric.plugins import MixedPrecision
 from lightning.fabric.strategies import DDPStrategy
 from torch import Tensor
 
@@ -16,16 +17,34 @@ from torch import Tensor
 PATIENCE = timedelta(minutes=60)
 
 
+class AutocastPrecision(MixedPrecision):
+    """Mixed precision by autocast alone: what goes in stays as it is, for half precision cannot hold labels in pixels."""
+
+    def convert_input(self, data: Any) -> Any:
+        return data
+
+
+def precision_options(precision: Any) -> dict[str, Any]:
+    """Fabric's arguments for a precision. Raises ValueError for float16 without a GPU, which Fabric would replace by bfloat16."""
+    if precision == "32-true":
+        return {"precision": precision}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if precision == "16-mixed" and device == "cpu":
+        raise ValueError("precision: 16-mixed needs a GPU: expected 32-true or bf16-mixed on a CPU")
+    return {"plugins": AutocastPrecision(precision, device)}
+
+
 def start_fabric(precision: Any) -> Fabric:
-    """Fabric on the devices torchrun started this process for, or on a single one; launched."""
+    """Fabric on the devices torchrun started this process for, or on a single one; launched. Raises what precision_options does."""
+    options = precision_options(precision)
     if in_group():
         local = local_processes()
         # buffers are the same everywhere: frozen ones, and statistics that are computed together
         strategy = DDPStrategy(broadcast_buffers=False, gradient_as_bucket_view=True, timeout=PATIENCE)
         num_nodes = int(os.environ["WORLD_SIZE"]) // local
-        fabric = Fabric(accelerator="auto", devices=local, num_nodes=num_nodes, strategy=strategy, precision=precision)
+        fabric = Fabric(accelerator="auto", devices=local, num_nodes=num_nodes, strategy=strategy, **options)
     else:
-        fabric = Fabric(accelerator="auto", devices=1, precision=precision)
+        fabric = Fabric(accelerator="auto", devices=1, **options)
     fabric.launch()
     return fabric
 
