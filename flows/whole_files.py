@@ -55,10 +55,9 @@ def _replace(path: Path, content: bytes) -> None:
         if path.exists():
             shutil.copymode(path, partial)
         os.replace(partial, path)
-    except BaseException:
-        with suppress(OSError):
+    finally:
+        with suppress(OSError):  # still there if something went wrong
             partial.unlink()
-        raise
 
 
 def _overwrite(path: Path, content: bytes) -> None:

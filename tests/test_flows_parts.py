@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -12,24 +11,19 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
-from flow_projects import STAGES, free_port, make_project, processes_in, set_params, wait_for
+from flow_projects import STAGES, make_project, processes_in, set_params, wait_for
 from hypothesis import given
 from hypothesis import strategies as st
-from prefect._internal.concurrency.services import QueueService
-from prefect.settings import PREFECT_API_URL, temporary_settings
 from repositories import Repository
 
-from flows import server, stages, workspaces
-from flows.artifacts import figures_table, read_figures
+from flows import stages, workspaces
+from flows.artifacts import read_figures
 from flows.graph import Stage, dependents, make_plan, matching, needed, read_graph
-from flows.naming import artifact_key, experiment_name, name_of_overrides
 from flows.processes import SUPERVISOR, Processes, StageError
-from flows.progress import read_progress
 from flows.running import follow, reproduce
 from flows.runs import Request
 from flows.workspaces import BusyError, git, lock_path, locked, shared_lock, workspace
@@ -57,25 +51,6 @@ def run(project: Repository, stage: str, folder: Path | None = None) -> tuple[st
     said: list[str] = []
     outcome = reproduce(stage, folder or project.folder, processes=STAGES_RUN, say=said.append, environment={"HANDNET_STOP_SECONDS": "5"})
     return outcome.kind, said
-
-
-def test_a_forked_process_of_these_tests_ends_well_beside_prefects_services() -> None:
-    """Else a loader's process fails now and then, in whichever test forks one after a flow ran in this process."""
-
-    class Service(QueueService[int]):
-        async def _handle(self, item: int) -> None:
-            pass
-
-    service = Service.instance()
-    service.send(1)
-    service.wait_until_empty()
-    try:
-        child = multiprocessing.get_context("fork").Process(target=int)
-        child.start()
-        child.join(60)
-        assert child.exitcode == 0
-    finally:
-        service.drain()
 
 
 # the graph
@@ -272,7 +247,6 @@ def test_stopping_gives_a_stage_time_to_save(project: Repository, tmp_path: Path
         "signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), pathlib.Path('saved').touch(), sys.exit(75)))\n"
         "print('ready', flush=True)\ntime.sleep(300)"
     )
-    import threading
 
     ended: list[int] = []
     arguments = ([sys.executable, "-c", code], tmp_path, processes, said.append, dict(os.environ), ())
@@ -392,121 +366,6 @@ def test_a_lock_lasts_until_the_last_process_has_ended(project: Repository) -> N
         child.wait()
     with workspace(project.folder, None, wait=False, say=print) as space:
         assert space.folder == project.folder
-
-
-def test_what_changed_since_the_former_run() -> None:
-    def figures(error: float, recall: float) -> dict[str, dict[str, dict[str, float]]]:
-        return {"multi": {"ours": {"error_2d_fraction": error, "recall": recall}}}
-
-    lines = figures_table(figures(0.19, 0.5), figures(0.2, 0.0)).splitlines()[2:]
-    assert [line.split(" | ")[4] for line in lines] == ["-5.0% better", "better"]
-    lines = figures_table(figures(0.20001, 0.4), figures(0.2, 0.5)).splitlines()[2:]
-    assert [line.split(" | ")[4] for line in lines] == ["none", "-20.0% worse"]
-    assert "better" not in figures_table(figures(0.2, 0.5), {})
-
-
-@pytest.mark.parametrize("name", ["../up", "a b", "", ".hidden", "x.lock", "a..b", "a/b"])
-def test_names_that_git_or_the_file_system_would_not_take(name: str) -> None:
-    with pytest.raises(ValueError, match="experiment: expected"):
-        experiment_name(name)
-
-
-def test_names() -> None:
-    assert experiment_name("lr-0.5_b") == "lr-0.5_b"
-    assert artifact_key("progress", "ingest@free hand") == "progress-ingest-free-hand"
-    assert name_of_overrides(["a=1"]) == name_of_overrides(["a=1"]) != name_of_overrides(["a=2"])
-    assert read_progress("train crop: 30/120 steps, 10 s, loss 0.5") == ("train crop: 30/120 steps, 10 s, loss 0.5", 25.0)
-    assert read_progress("report: 15/16 figures, 34 s, done") == ("report: 15/16 figures, 34 s, done", 100.0)
-    assert read_progress("note: 8 of 9") is read_progress("none: 0/0 hands") is None
-
-
-# the server
-
-
-def test_ctrl_c_while_deploying_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The terminal sends it to the deploying command as well, which fails by it."""
-    stop = threading.Event()
-    stopped: list[str] = []
-
-    class Stub(server.Service):
-        def start(self) -> None:
-            pass
-
-        def stop(self) -> None:
-            stopped.append(self.name)
-
-    def interrupted(command: list[str], **_: object) -> subprocess.CompletedProcess[bytes]:
-        stop.set()
-        return subprocess.CompletedProcess(command, -signal.SIGINT)
-
-    monkeypatch.setattr(server, "Service", Stub)
-    monkeypatch.setattr(server, "healthy", lambda port: True)
-    monkeypatch.setattr(server, "close_lost_runs", lambda: 0)
-    monkeypatch.setattr(server.subprocess, "run", interrupted)
-    monkeypatch.setattr(server.os, "environ", dict(os.environ))
-    server.serve(tmp_path, free_port(), [], stop)
-    assert stopped == ["worker", "server"]
-
-
-class Broken(BaseHTTPRequestHandler):
-    """A server whose database cannot be written, say."""
-
-    def do_POST(self) -> None:
-        self.send_response(500)
-        self.end_headers()
-
-    do_GET = do_POST
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
-def test_a_server_that_refuses_to_close_lost_runs() -> None:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Broken) as broken:
-        threading.Thread(target=broken.serve_forever, daemon=True).start()
-        url = f"http://127.0.0.1:{broken.server_port}/api"
-        wanted = r"^the Prefect server does not close the runs of an earlier worker: Server error '500[^\n]*$"
-        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(ValueError, match=wanted):
-            server.close_lost_runs()
-        broken.shutdown()
-
-
-def test_a_worker_starts_again_once_its_lost_runs_are_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Server and worker have ended together: the worker waits for the server, also for one that answers with errors at first."""
-    stop = threading.Event()
-    happened: list[str] = []
-    answers = iter([False, False, True, True])
-    refusals = iter([True, False])
-
-    class Stub(server.Service):
-        up = False
-
-        def start(self) -> None:
-            self.up = True
-            happened.append(self.name)
-            if self.name == "worker":
-                stop.set()
-
-        def running(self) -> bool:
-            return self.up
-
-    def healthy(port: int) -> bool:
-        happened.append("asked")
-        return next(answers)
-
-    def close_lost_runs() -> int:
-        if next(refusals):
-            happened.append("refused")
-            raise ValueError("the Prefect server does not")
-        happened.append("closed")
-        return 1
-
-    monkeypatch.setattr(server, "healthy", healthy)
-    monkeypatch.setattr(server, "close_lost_runs", close_lost_runs)
-    monkeypatch.setattr(server, "RESTART_PAUSE_S", 0.0)
-    monkeypatch.setattr(server, "LOOK_EVERY_S", 0.0)
-    server.watch(Stub("server", (), tmp_path, {}), Stub("worker", (), tmp_path, {}), 1, stop)
-    assert happened == ["server", "asked", "asked", "asked", "refused", "asked", "closed", "worker"]
 
 
 def test_processes_in_finds_this_test() -> None:

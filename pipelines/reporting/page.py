@@ -36,7 +36,7 @@ from pipelines.reporting.inputs import (
 from pipelines.reporting.meshes import MeshScene, viewer_data
 from pipelines.reporting.paper import PaperTable, TextResults, paper_tables, text_results
 from pipelines.reporting.pictures import PictureTable
-from pipelines.reporting.predictions import Hands, PredictionTable
+from pipelines.reporting.predictions import Hands, PredictionTable, num_ranked
 from pipelines.reporting.regularization import Comparison, commands, compare_regularization, has_second_model
 from pipelines.reporting.speed import Speed, read_speed
 from pipelines.reporting.stages import read_stages, require
@@ -99,8 +99,8 @@ def build_report(
     submissions, speed = [read_submission(name) for name in submit], read_speed()
     single = next((evaluation for evaluation in evaluations if evaluation.is_single), None)
     compared = single is not None and has_second_model(Path(config.unregularized))
-    num_tables = sum(1 if evaluation.is_single else 2 for evaluation in evaluations)
-    num_pictures = config.num_samples + config.num_scenes * (1 + num_tables + compared)
+    num_whole = sum(not evaluation.is_single for evaluation in evaluations)
+    num_pictures = config.num_samples + config.num_scenes * (1 + num_whole + compared) + num_ranked(config.num_scenes) * len(evaluations)
     with Progress("report", num_pictures + 2 * len(evaluations) + len(TRAINING_STAGES), "figures") as progress:
         pck, strata = {}, []
         for evaluation in evaluations:

@@ -187,11 +187,16 @@ class PredictionTable:
         return gather(frames, raw), [hand for found in raw for hand in found]
 
 
+def num_ranked(num: int) -> int:
+    """How many `ranked` shows of many when `num` are asked for: as many of each rank, one at least."""
+    return max(1, num // NUM_RANKS) * NUM_RANKS
+
+
 def ranked(errors: NDArray[np.floating], num: int) -> list[tuple[str, int]]:
-    """(rank, row) of the hands to show, best first: `num` // 3 each of the best, around the median, and the worst. NaN is left out."""
+    """(rank, row) of the hands to show, best first: a third each of the best, around the median, and the worst. NaN is left out."""
     rows = np.flatnonzero(np.isfinite(errors))
     order = rows[np.argsort(errors[rows], kind="stable")].tolist()
-    each = min(max(1, num // NUM_RANKS), len(order) // NUM_RANKS)
+    each = min(num_ranked(num) // NUM_RANKS, len(order) // NUM_RANKS)
     if each == 0:
         return [(f"rank {i + 1}", row) for i, row in enumerate(order)]
     middle = (len(order) - each) // 2
