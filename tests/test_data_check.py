@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -115,6 +116,18 @@ def test_a_copy_of_one_part_can_be_used(tmp_path):
         assert by_name["eval"]["num_looked_at"] > 0
     shutil.rmtree(interhand / "images")
     assert any("found no image of the captures" in problem for problem in check_json("interhand", interhand, exit_code=1)["problems"])
+
+
+@pytest.mark.parametrize("damage", ["malicious", "cut short"])
+def test_a_split_whose_annotations_are_damaged_is_not_one_that_is_not_there(tmp_path, damage):
+    rhd = write_rhd(tmp_path / "RHD_published_v2", num_train=1, num_eval=2)
+    file = rhd / "training/anno_training.pickle"
+    file.write_bytes(file.read_bytes()[:-40] if damage == "cut short" else b"cposix\nsystem\n(S'touch was-run'\ntR.")
+    text = check("rhd", rhd, exit_code=1)
+    reason = "one that is cut short" if damage == "cut short" else "posix.system, which is refused"
+    assert re.search(rf"^train: cannot be read: .*anno_training\.pickle: .*{reason}", text, re.MULTILINE), text
+    assert re.search(rf"^cannot be used:\n  train: .*{reason}", text, re.MULTILINE), text
+    assert not (tmp_path / "was-run").exists()
 
 
 def test_damaged_samples_are_named(tmp_path):

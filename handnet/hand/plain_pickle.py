@@ -5,8 +5,9 @@ The file's instructions are interpreted here one by one; no class or function th
 
 from __future__ import annotations
 
+import io
 import pickletools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -57,6 +58,17 @@ def parse_plain_pickle(data: bytes, name: str, opaque: Collection[Name] = ()) ->
         raise ValueError(f"{name}: expected a pickle of plain containers and numpy arrays, got {error}") from error
 
 
+def _instructions(data: bytes) -> Iterator[tuple[pickletools.OpcodeInfo, Any, int | None]]:
+    """A pickle's instructions; ValueError for one that is cut short, or is none."""
+    stream = io.BytesIO(data)
+    try:
+        yield from pickletools.genops(stream)
+    except ValueError:
+        if stream.tell() == len(data):
+            raise ValueError("one that is cut short") from None
+        raise
+
+
 @dataclass
 class _Machine:
     """The pickle stack machine, without the instructions and names that could run code."""
@@ -67,7 +79,7 @@ class _Machine:
     memo: dict[int, Any] = field(default_factory=dict)
 
     def run(self, data: bytes) -> Any:
-        for opcode, argument, _ in pickletools.genops(data):
+        for opcode, argument, _ in _instructions(data):
             if opcode.name == "STOP":
                 return self.stack.pop()
             if opcode.name in _VALUES:
@@ -76,7 +88,7 @@ class _Machine:
                 _ACTIONS[opcode.name](self, argument)
             elif opcode.name not in ("PROTO", "FRAME"):
                 raise ValueError(f"the instruction {opcode.name}, which is not allowed")
-        raise ValueError("a file that ends too early")
+        raise ValueError("one that is cut short")
 
     def push(self, value: Any) -> None:
         self.stack.append(value)

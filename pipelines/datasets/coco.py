@@ -72,8 +72,12 @@ class Coco:
         annotations = self.records.annotations(int(self.rows[index]))
         if record is None:
             orphan = annotations[0]
+            if "image_id" not in orphan:
+                raise DataError(f"{self._annotation(orphan)}: image_id: expected the id of an image, got none")
             raise DataError(f"{self._annotation(orphan)}: image_id: no image has id {orphan.get('image_id')!r}")
         place = f"{self.files.where(self.name)}: image {record.get('id')}"
+        if not isinstance(record.get("file_name"), str):
+            raise DataError(f"{place}: file_name: expected the name of an image file, got {record.get('file_name')!r}")
         shape = image_shape(record, place)
         image, encoded = self.files.read_published(name, shape=shape)
         known_camera = camera_of(record, place)

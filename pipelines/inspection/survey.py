@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.datasets.checking import DatasetCheck, Part
 from pipelines.datasets.registry import ADAPTERS, Adapter, Dataset
-from pipelines.datasets.sample import DataError, HandSample
+from pipelines.datasets.sample import DataError, HandSample, SplitNotThereError
 from pipelines.inspection.evidence import Errors, Evidence
 from pipelines.inspection.sheet import Cell
 
@@ -35,6 +35,7 @@ class SplitSurvey:
     num_hands: int = 0
     damaged: list[str] = field(default_factory=list)
     unusable: str = ""  # why it cannot be opened
+    not_there: bool = False  # it cannot because it is no part of this copy, not because its files are damaged
     evidence: Evidence = field(default_factory=Evidence)
 
 
@@ -96,7 +97,8 @@ def survey(name: str, path: str, cache: Path, *, num_samples: int, num_cells: in
     for split in names:
         found.splits.append(_survey_split(adapter, check, config, split, cache, num_samples, -(-num_cells // len(names)), found.cells))
     if not any(split.num_samples for split in found.splits):
-        found.problems += [f"{split.name}: {split.unusable or 'no samples'}" for split in found.splits]
+        absent = [split for split in found.splits if split.not_there or not split.unusable]
+        found.problems += [f"{split.name}: {split.unusable or 'no samples'}" for split in absent]
     found.problems += [problem for split in found.splits for problem in _problems(split)]
     return found
 
@@ -109,7 +111,7 @@ def _survey_split(
     try:
         dataset = adapter.open(config, split, cache)
     except DataError as error:
-        found.unusable = str(error)
+        found.unusable, found.not_there = str(error), isinstance(error, SplitNotThereError)
         return found
     found.num_samples = len(dataset)
     shown = set(_spread(min(num_samples, len(dataset)), num_cells).tolist())
@@ -143,6 +145,8 @@ def _spread(length: int, num: int) -> NDArray[np.int64]:
 
 def _problems(split: SplitSurvey) -> list[str]:
     evidence, problems = split.evidence, []
+    if split.unusable and not split.not_there:
+        problems.append(f"{split.name}: {split.unusable}")
     if split.num_looked_at and len(split.damaged) == split.num_looked_at:
         problems.append(f"{split.name}: all {split.num_looked_at} samples looked at are damaged; the first: {split.damaged[0]}")
     for errors, what in ((evidence.projection, "labelled"), (evidence.published, "published")):

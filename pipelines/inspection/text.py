@@ -34,7 +34,7 @@ def describe(survey: Survey) -> Iterator[str]:
 
 def _describe_split(split: SplitSurvey) -> Iterator[str]:
     if split.unusable:
-        yield f"{split.name}: not there: {split.unusable}"
+        yield f"{split.name}: {'not there' if split.not_there else 'cannot be read'}: {split.unusable}"
         return
     yield f"{split.name}: {split.num_samples:,} samples; of {split.num_looked_at:,} looked at, {len(split.damaged):,} damaged"
     for reason in split.damaged[:MAX_DAMAGED]:
@@ -43,6 +43,8 @@ def _describe_split(split: SplitSurvey) -> Iterator[str]:
     for errors, what in ((evidence.projection, "labelled 2D and projected 3D"), (evidence.published, "published 2D and labels")):
         if errors.count:
             yield f"  {what}: mean {errors.mean_px:.2f} px, largest {errors.max_px:.2f} px ({errors.count:,} keypoints)"
+    if evidence.projection.count and not evidence.published.count:
+        yield "  (no 2D keypoints are published: the labelled ones are the projected 3D ones, and only box and mask are evidence)"
     for share, what in ((evidence.in_box, "in the published box"), (evidence.on_mask, "on the published mask")):
         if share.count:
             yield f"  keypoints {what}: {share.fraction:.1%} of {share.count:,}"
