@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import mmap
 import threading
 import weakref
 from collections import deque
@@ -217,8 +218,7 @@ def _room(num_images: int, input_px: int) -> torch.Tensor:
     """(B,S,S,3) 8-bit images to be filled: where the training process reads them from, if this is a loader's process."""
     shape = (num_images, input_px, input_px, 3)
     if get_worker_info() is not None:
-        shared = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
-        return torch.empty(0, dtype=torch.uint8).set_(shared).view(shape)
+        return _shared(shape)
     # new memory takes the system a tenth of the time that an image takes, so that of batches that are gone is used again
     try:
         memory = _free.pop()
@@ -229,6 +229,20 @@ def _room(num_images: int, input_px: int) -> torch.Tensor:
     own = memory.reshape(shape)
     weakref.finalize(own, _free.append, memory)  # the tensor holds on to it
     return torch.from_numpy(own)
+
+
+def _blank(num_images: int, input_px: int) -> torch.Tensor:
+    """(B,S,S) 8-bit zeros, of which the system makes the pages that are written or read, no others: most images have no mask."""
+    shape = (num_images, input_px, input_px)
+    if get_worker_info() is not None:
+        return _shared(shape)  # new, and so zero
+    return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
+
+
+def _shared(shape: tuple[int, ...]) -> torch.Tensor:
+    """8-bit numbers, zero, where the training process reads them from."""
+    storage = torch.UntypedStorage._new_shared(math.prod(shape), device="cpu")
+    return torch.empty(0, dtype=torch.uint8).set_(storage).view(shape)
 
 
 def _moved_boxes(boxes_px: NDArray[np.float32], affine: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -255,9 +269,9 @@ def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: NDArray
     """(B,S,S) instance ids: those of kept hands count on, other hands' pixels are to be ignored. None if no image has a mask."""
     if all(source.mask is None for source in sources):
         return None
-    masks = np.zeros((len(sources), input_px, input_px), np.uint8)
+    masks = _blank(len(sources), input_px)
     end = 0
-    for source, affine, out in zip(sources, views.affine, masks, strict=True):
+    for source, affine, out in zip(sources, views.affine, masks.numpy(), strict=True):
         start, end = end, end + len(source.side)
         if source.mask is None:
             continue
@@ -266,8 +280,8 @@ def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: NDArray
         values = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the source -> in the batch
         values[0] = 0
         values[1 : len(own) + 1][own] = np.arange(1, own.sum() + 1)
-        out[...] = warped if own.all() else values[warped]
-    return torch.from_numpy(masks)
+        cv2.LUT(warped, values, dst=out)
+    return masks
 
 
 class FromStep(torch.utils.data.Sampler[int]):

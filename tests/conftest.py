@@ -38,6 +38,8 @@ LONG = (
     "test_datasets_e2e",
     "test_pipeline_e2e_datasets",
     "test_training_parts",
+    "test_experiments_ablate",
+    "test_flows_full_disk",
     "test_report",
     "test_report_browser",
     "test_executors_cluster",
