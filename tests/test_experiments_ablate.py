@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from flow_projects import processes_in, wait_for
@@ -118,11 +119,8 @@ def ablate(project: Repository, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return lambda *arguments: main(arguments)
 
 
-def test_ctrl_c_a_failure_and_the_same_command_again(
-    project: Repository, ablate: Callable[..., int], capfd: pytest.CaptureFixture[str]
-) -> None:
-    order = project.folder.parent / "order"
-    order.write_text("hold")
+def interrupted(project: Repository, number: signal.Signals, held: Path) -> None:
+    """The command as its own process, which gets the signal when a stage waits."""
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.ablate", *ARGUMENTS],
         cwd=project.folder,
@@ -131,11 +129,10 @@ def test_ctrl_c_a_failure_and_the_same_command_again(
         stderr=subprocess.PIPE,
         text=True,
         process_group=0,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a test run in the background ignores it
     )
     try:
-        wait_for(lambda: order.with_name("held").exists() or process.poll() is not None, 600)
-        os.killpg(process.pid, signal.SIGINT)  # what a terminal does on Ctrl-C
+        wait_for(lambda: held.exists() or process.poll() is not None, 600)
+        os.killpg(process.pid, number)
         output, errors = process.communicate(timeout=300)
     finally:
         if process.poll() is None:
@@ -144,6 +141,16 @@ def test_ctrl_c_a_failure_and_the_same_command_again(
     assert process.returncode == 130, output + errors
     assert errors.endswith("interrupted; the same command goes on: finished runs, stages and checkpoints are kept\n")
     assert "Traceback" not in output + errors
+
+
+def test_ctrl_c_a_failure_and_the_same_command_again(
+    project: Repository, ablate: Callable[..., int], capfd: pytest.CaptureFixture[str]
+) -> None:
+    order = project.folder.parent / "order"
+    order.write_text("hold")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        order.with_name("held").unlink(missing_ok=True)
+        interrupted(project, number, order.with_name("held"))
     # the first run is recorded and in the table; of the second there is its checkpoint alone
     assert experiments(project) == ["centers-keypoints-s0"]
     assert figures(project) == {"keypoints": {"0": 1.0}, "box": {}, "root": {}}

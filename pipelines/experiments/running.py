@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -143,7 +145,8 @@ def run_experiment(run: Run, evaluations: Sequence[str], *, queue: bool = False)
     checkpoints = checkpoint_root().absolute() / run.name
     variables = environment() if queue else {**environment(), CHECKPOINTS_VARIABLE: str(checkpoints)}
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", "dvc", "exp", "run", where, "--name", run.name, *overrides, *targets], env=variables)
+    command = [sys.executable, "-m", "dvc", "exp", "run", where, "--name", run.name, *overrides, *targets]
+    process = subprocess.Popen(command, env=variables, process_group=0)
     try:
         code = process.wait()
     except KeyboardInterrupt:
@@ -157,9 +160,12 @@ def run_experiment(run: Run, evaluations: Sequence[str], *, queue: bool = False)
 
 
 def _settle(process: subprocess.Popen[bytes]) -> None:
-    """Wait for a process that got the same Ctrl-C; a second one, or too long a wait, ends it."""
+    """Pass Ctrl-C on to DVC and its stage, and wait for them; a second one, or too long a wait, ends them."""
     try:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
         process.wait(_STOP_WITHIN_S)
     except (KeyboardInterrupt, subprocess.TimeoutExpired):
-        process.kill()
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()
