@@ -140,7 +140,7 @@ def content_without(key: str, chumpy: tuple[type, type]) -> dict:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda data, chumpy: data[: len(data) // 2], "expected a pickle of plain containers and numpy arrays, got expected 2520720 bytes"),
+        (lambda data, chumpy: data[: len(data) // 2], "expected a pickle of plain containers and numpy arrays, got one that is cut short"),
         (lambda data, chumpy: b"", "expected a pickle of plain containers and numpy arrays, got "),
         (lambda data, chumpy: b"PK\x03\x04 an archive", "expected a pickle of plain containers and numpy arrays, got "),
         (lambda data, chumpy: pickle.dumps([1, 2]), "expected a dictionary of arrays, got a list"),

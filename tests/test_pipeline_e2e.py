@@ -147,7 +147,7 @@ def path_of(change: dict[str, dict[str, str]], path: str) -> bool:
 
 def test_an_experiment_runs_what_its_param_reaches(finished: Repository) -> None:
     """A new learning rate retrains, and leaves the data alone; what changed is then told by name and number."""
-    result = finished.dvc("exp", "run", "--name", "faster", "-S", "train.crop.lr=0.002")
+    result = finished.dvc("exp", "run", "--name", "faster", "-S", "train.crop.lr=0.002", "evaluate@crop")
     run = stages_run(result.stdout)
     assert "train_crop" in run
     assert "evaluate@crop" in run
