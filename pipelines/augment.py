@@ -151,25 +151,27 @@ def random_tones(strength: float, draws: Array) -> Array:
 def warp_image(image: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
     """Bilinear warp of (H,W,3) into a square; the border repeats by reflection."""
     out = np.empty((size_px, size_px, 3), np.uint8)
-    warp_into(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8), affine, PLAIN_TONE, out)
+    warp_into(np.ascontiguousarray(image), affine, PLAIN_TONE, out)
     return out
 
 
 def warp_into(pixels: NDArray[np.uint8], affine: Array, tone: Array, out: NDArray[np.uint8]) -> None:
-    """Bilinear warp of pixels (H,W,4), the fourth channel unread, into out (S,S,3), their colours changed by tone (3,2)."""
+    """Bilinear warp of pixels (H,W,3) into out (S,S,3), both side by side in memory, their colours changed by tone (3,2)."""
     if warp_colors(pixels, affine, tone, out):
         return
-    warped = _warp(pixels, affine, len(out), cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)[..., :3]
+    warped = _warp(pixels, affine, len(out), cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
     out[...] = (warped * tone[:, 0] + tone[:, 1] + 0.5).clip(0, 255)
 
 
-def warp_mask(mask: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
-    """Nearest warp of instance ids; beyond the border, where the image shows reflections, nothing is labelled."""
-    return _warp(mask, affine, size_px, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT)
+def warp_mask(mask: NDArray[np.uint8], affine: Array, out: NDArray[np.uint8]) -> None:
+    """Nearest warp of instance ids into out (S,S); beyond the border, where the image shows reflections, nothing is labelled."""
+    _warp(mask, affine, len(out), cv2.INTER_NEAREST, cv2.BORDER_CONSTANT, out)
 
 
-def _warp(pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int, border: int) -> NDArray[np.uint8]:
+def _warp(
+    pixels: NDArray[np.uint8], affine: Array, size_px: int, interpolation: int, border: int, out: NDArray[np.uint8] | None = None
+) -> NDArray[np.uint8]:
     shifted = affine.copy()  # OpenCV's pixel centres are whole numbers: x_cv = x - 0.5
     shifted[:, 2] += 0.5 * (affine[:, 0] + affine[:, 1]) - 0.5
     size = (size_px, size_px)
-    return np.asarray(cv2.warpAffine(pixels, shifted, size, flags=interpolation, borderMode=border, borderValue=MASK_IGNORE), np.uint8)
+    return np.asarray(cv2.warpAffine(pixels, shifted, size, out, interpolation, border, MASK_IGNORE), np.uint8)

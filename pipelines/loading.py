@@ -9,7 +9,6 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,16 +45,16 @@ class Source:
 
     image: what reads the JPEG, or (H,W,3) uint8. size_px: H, W. keypoints (N,21,3): x, y in pixels, and above 0.5 where visible. Other
     labels as HandSample's; a hand without one has rows of NaN in keypoints_m (N,21,3) or vertices_m (N,778,3), which are None where
-    no hand has them.
+    no hand has them. K (3,3) and box_px (N,4) are nested lists where they were read: those of a batch become one array.
     """
 
     key: str
     image: Callable[[], bytes] | NDArray[np.uint8]
     size_px: tuple[int, int]
-    K: NDArray[np.float64]
+    K: NDArray[np.float64] | list[list[float]]
     side: list[int]
     keypoints: NDArray[np.float32]
-    box_px: NDArray[np.float32]
+    box_px: NDArray[np.float32] | list[list[float]]
     keypoints_m: NDArray[np.float32] | None
     vertices_m: NDArray[np.float32] | None
     mask: NDArray[np.uint8] | None
@@ -81,19 +80,19 @@ class Source:
     @staticmethod
     def read(reader: ShardReader, index: int, *, labels_3d: bool, mask: bool) -> Source:
         """Sample `index` of a folder of shards; without labels_3d and mask these members stay unread. ShardError as reader.read's."""
-        key, members = reader.read_present(index, _MEMBERS[labels_3d, mask])
+        # the image is read right before it is decoded: the bytes of a whole batch would leave the processor's cache in between
+        key, members, image = reader.read_present(index, _MEMBERS[labels_3d, mask], schema.IMAGE)
         try:
             meta = schema.decode_meta(members[schema.META])
             hands = meta["hands"]
             return Source(
                 key=key,
-                # read right before it is decoded: the bytes of a whole batch would leave the processor's cache in between
-                image=partial(reader.read_member, index, schema.IMAGE),
+                image=image,
                 size_px=(int(meta["height"]), int(meta["width"])),
-                K=np.array(meta["K"], np.float64),
+                K=meta["K"],
                 side=[SIDES.index(hand["side"]) for hand in hands],
                 keypoints=schema.decode_array(members[schema.KEYPOINTS]),
-                box_px=np.array([hand["box"] for hand in hands], np.float32).reshape(-1, 4),
+                box_px=[hand["box"] for hand in hands],
                 keypoints_m=schema.decode_array(members[schema.KEYPOINTS_3D]) if schema.KEYPOINTS_3D in members else None,
                 vertices_m=schema.decode_array(members[schema.VERTICES]) if schema.VERTICES in members else None,
                 mask=schema.decode_mask(members[schema.MASK]) if schema.MASK in members else None,
@@ -103,18 +102,17 @@ class Source:
             raise
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(H,W,4), the fourth channel meaningless; good until this thread's next call. ValueError for another size than size_px."""
-        height, width = self.size_px
-        room = getattr(_scratch, "pixels", np.empty(0, np.uint8))
-        if room.size < height * width * 4:
-            # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache, from where the warp would fetch them again
-            room = np.empty(height * width * 4 + 36, np.uint8)
-            room = _scratch.pixels = room[(4 - room.ctypes.data) % 32 :]
-        pixels: NDArray[np.uint8] = room[: height * width * 4].reshape(height, width, 4)
+        """(H,W,3), side by side in memory; good until this thread's next call. ValueError for another size than size_px."""
         if isinstance(self.image, np.ndarray):
-            cv2.cvtColor(self.image, cv2.COLOR_RGB2RGBA, dst=pixels)
-        else:
-            schema.decode_image_into(self.image(), pixels)
+            return np.ascontiguousarray(self.image)
+        height, width = self.size_px
+        room = getattr(_scratch, "pixels", None)
+        if room is None or room.size < height * width * 3:
+            # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache, from where the warp would fetch them again
+            room = np.empty(height * width * 3 + 36, np.uint8)
+            room = _scratch.pixels = room[(4 - room.ctypes.data) % 32 :]
+        pixels: NDArray[np.uint8] = room[: height * width * 3].reshape(height, width, 3)
+        schema.decode_image_into(self.image(), pixels)
         return pixels
 
 
@@ -181,18 +179,20 @@ def make_batch(
     given = np.concatenate([source.keypoints for source in sources])
     moved = given[..., :2] @ affine[:, :, :2].transpose(0, 2, 1) + affine[:, None, :, 2]
     keypoints = moved.astype(np.float32)
-    inside = ((keypoints >= 0) & (keypoints < input_px)).all(-1)
+    within = (keypoints >= 0) & (keypoints < input_px)
+    inside = within[..., 0] & within[..., 1]
     visible = (given[..., 2] > 0.5) & inside
     centers = label_centers(keypoints, visible, "keypoints")
     kept: NDArray[np.bool_] = np.all((centers >= 0) & (centers < input_px), axis=-1)
-    places = np.concatenate([np.arange(count) for count in counts])  # of each hand in its image
+    places = np.arange(len(index)) - np.repeat(np.cumsum(counts) - counts, counts)  # of each hand in its image
     jitter = np.ones(len(index))
     if window_draws is not None:
         jitter = WINDOW_JITTER ** (2 * window_draws[order][index, places % window_draws.shape[1]] - 1)
     side = np.array([side for source in sources for side in source.side], np.int64)
     keypoints_m, has_keypoints_m = _labels_3d([source.keypoints_m for source in sources], counts, kept, views, NUM_KEYPOINTS)
     vertices_m, has_vertices_m = _labels_3d([source.vertices_m for source in sources], counts, kept, views, NUM_VERTICES)
-    boxes = _moved_boxes(np.concatenate([source.box_px for source in sources]), affine).clip(0, input_px)
+    boxes_px = np.array([box for source in sources for box in source.box_px], np.float32).reshape(-1, 4)
+    boxes = _moved_boxes(boxes_px, affine).clip(0, input_px)
     num_kept = np.bincount(index[kept], minlength=len(sources))
     return HandBatch(
         image=image.permute(0, 3, 1, 2),  # channels last in memory
@@ -236,7 +236,9 @@ def _blank(num_images: int, input_px: int) -> torch.Tensor:
     shape = (num_images, input_px, input_px)
     if get_worker_info() is not None:
         return _shared(shape)  # new, and so zero
-    return torch.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=torch.uint8).view(shape)
+    # what is shared between processes takes the system half as long again
+    memory = mmap.mmap(-1, math.prod(shape), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)
 
 
 def _shared(shape: tuple[int, ...]) -> torch.Tensor:
@@ -276,11 +278,13 @@ def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: NDArray
         if source.mask is None:
             continue
         own = kept[start:end]
-        warped = warp_mask(source.mask, affine, input_px)
+        warp_mask(source.mask, affine, out)
+        if own.all() and source.mask.max() <= len(own):
+            continue  # every pixel keeps its id
         values = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the source -> in the batch
         values[0] = 0
         values[1 : len(own) + 1][own] = np.arange(1, own.sum() + 1)
-        cv2.LUT(warped, values, dst=out)
+        cv2.LUT(out, values, dst=out)
     return masks
 
 

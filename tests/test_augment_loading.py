@@ -1,5 +1,7 @@
 """Views of a sample: labels follow pixels exactly, 3D follows 2D, and a batch is a pure function of (seed, step)."""
 
+import ctypes
+import mmap
 import subprocess
 import sys
 from dataclasses import replace
@@ -17,6 +19,7 @@ from pipelines.augment import (
     NUM_DRAWS,
     PLAIN_TONE,
     View,
+    Views,
     fixed_view,
     random_tones,
     random_views,
@@ -25,11 +28,12 @@ from pipelines.augment import (
     warp_vectors,
     whole_zoom,
 )
+from pipelines.bilinear import warp_colors
 from pipelines.composition.engine import SceneComposer
 from pipelines.config import AugmentConfig, ParamsError, SceneSetConfig, load_params, parse_params
-from pipelines.datasets.sample import HandSample, transform_points
+from pipelines.datasets.sample import MASK_IGNORE, HandSample, transform_points
 from pipelines.evaluation.frames import crop_scale, frames_of
-from pipelines.loading import crop_sample, label_center, show
+from pipelines.loading import Source, crop_sample, label_center, make_batch, show
 from pipelines.shards import ShardReader
 from pipelines.training.batches import TrainingBatches
 
@@ -129,15 +133,15 @@ def test_the_centre_of_one_hand_is_that_of_many(crops, definition, visible):
 @pytest.mark.parametrize("side", [40, 9])
 def test_colours_change_by_their_channels_gain_and_offset(side):
     """A plain view of all colours: in the vector code, and beside it, where an image is too small for it."""
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     draws = np.random.default_rng(1).random((30, NUM_DRAWS))
     draws[:2, 5:10] = [[0.0] * 5, [1.0] * 5]  # darkest, brightest
     for tone in (PLAIN_TONE, *random_tones(1.0, draws), *random_tones(0.0, draws[:1])):
         out = np.zeros((side, side, 3), np.uint8)
         warp_into(pixels, np.eye(2, 3), tone, out)
-        expected = (pixels[..., :3] * tone[:, 0] + tone[:, 1]).clip(0, 255)
+        expected = (pixels * tone[:, 0] + tone[:, 1]).clip(0, 255)
         assert np.abs(out - expected).max() < 0.55
-    np.testing.assert_array_equal(out, pixels[..., :3])  # no change
+    np.testing.assert_array_equal(out, pixels)  # no change
     tones = random_tones(0.3, np.random.default_rng(2).random((2000, NUM_DRAWS)))
     assert 0.15 < tones[..., 0].std() < 0.25
     assert 15 < np.abs(tones[..., 1]).max() < 0.3 * 64
@@ -188,11 +192,61 @@ def test_a_warp_is_opencvs_with_a_reflected_border(size):
 
 def test_a_warp_keeps_to_its_image():
     """Rows and columns outside of a warped array are another image's."""
-    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels = np.zeros((40, 40, 3), np.uint8)
     batch = np.full((3, 50, 50, 3), 77, np.uint8)
     warp_into(pixels, np.array([[1.1, 0.2, 3.0], [-0.2, 1.1, 9.0]]), PLAIN_TONE, batch[1])
     assert (batch[1] == 0).all()
     assert (batch[[0, 2]] == 77).all()
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_a_warp_reads_no_byte_beside_its_image(at_end):
+    """Memory that may not be read begins right behind the last pixel, or ends right before the first: reading it would be fatal."""
+    page, height, width = mmap.PAGESIZE, 40, 50
+    memory = np.frombuffer(mmap.mmap(-1, 4 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
+    assert height * width * 3 <= 2 * page
+    protect = ctypes.CDLL(None, use_errno=True).mprotect
+    for first in (0, 3 * page):
+        assert protect(ctypes.c_void_p(memory.ctypes.data + first), page, 0) == 0
+    start = 3 * page - height * width * 3 if at_end else page
+    pixels = memory[start : start + height * width * 3].reshape(height, width, 3)
+    pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape)
+    for affine in (np.eye(2, 3), np.array([[-1.0, 0, 50], [0, -1, 40]]), np.array([[0.9, 0.3, -4], [-0.3, 0.9, 12]])):
+        out, expected = np.empty((50, 50, 3), np.uint8), np.empty((50, 50, 3), np.uint8)
+        assert warp_colors(pixels, affine, PLAIN_TONE, out)
+        assert warp_colors(pixels.copy(), affine, PLAIN_TONE, expected)
+        np.testing.assert_array_equal(out, expected)
+        if affine[0, 0] == 1:
+            np.testing.assert_array_equal(out[:40], pixels)
+
+
+@pytest.mark.parametrize("ids", [3, 4, MASK_IGNORE])
+@pytest.mark.parametrize("shift_px", [0.0, 90.0])
+def test_masks_of_a_batch_are_the_naive_ones(ids, shift_px):
+    """Pixel by pixel: kept hands are counted on, what other hands cover is ignored. ids: the largest in a mask of three hands."""
+    scene = next(scene for scene in make_scenes(8, seed=0) if len(scene.hands) == 3)
+    size = scene.image.shape[:2]
+    mask = np.random.default_rng(0).choice(np.array([0, 1, 2, 3, ids], np.uint8), size)
+    view = fixed_view(scene, 192, np.array([size[1] / 2 + shift_px, size[0] / 2]))
+    source = Source.of(scene)
+    source.mask = mask
+    batch = make_batch([source], Views.of([view]), 192)
+    moved = np.stack([transform_points(view.affine, hand.keypoints_px) for hand in scene.hands])
+    visible = ((moved >= 0) & (moved < 192)).all(-1)
+    middles = [np.mean(points[seen] if seen.any() else points, 0) for points, seen in zip(moved, visible, strict=True)]
+    kept = [bool((middle >= 0).all() and (middle < 192).all()) for middle in middles]
+    assert sum(kept) == batch.counts[0]
+    assert all(kept) == (shift_px == 0)
+    names = {0: 0} | {i + 1: sum(kept[: i + 1]) for i in range(3) if kept[i]}
+    expected = np.empty((192, 192), np.uint8)
+    back = np.linalg.inv(np.vstack([view.affine, [0, 0, 1]]))
+    for i in range(192):
+        for j in range(192):
+            x, y = np.floor(back[:2] @ [j + 0.5, i + 0.5, 1]).astype(int)
+            inside = 0 <= x < size[1] and 0 <= y < size[0]
+            expected[i, j] = names.get(int(mask[y, x]), MASK_IGNORE) if inside else MASK_IGNORE
+    assert batch.mask is not None
+    np.testing.assert_array_equal(batch.mask[0].numpy(), expected)
 
 
 def test_a_hand_whose_centre_leaves_the_input_is_dropped():

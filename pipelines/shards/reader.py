@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache
+from functools import cache, partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,26 @@ class ShardReader:
         found = self._read_row(shard, row, wanted)
         missing = [suffix for suffix in wanted if suffix not in found]
         if missing:
-            raise ShardError(f"{self._where(shard, row)}.{missing[0]}: no such member")
+            raise self._no_member(shard, row, missing[0])
         return found
 
     def read_member(self, index: int, suffix: str) -> bytes:
         """The bytes of one member; ShardError if it is not there."""
         return self.read_members(index, (suffix,))[suffix]
 
-    def read_present(self, index: int, suffixes: Iterable[str]) -> tuple[str, dict[str, bytes]]:
-        """The key of sample `index`, and the bytes of those of the named members that it has."""
+    def read_present(self, index: int, suffixes: Iterable[str], later: str) -> tuple[str, dict[str, bytes], Callable[[], bytes]]:
+        """The key of sample `index`, the bytes of those of the named members that it has, and what reads the member `later`.
+
+        ShardError if `later` is not there.
+        """
         shard, row = self._locate(index)
-        return self._index(shard).keys[row], self._read_row(shard, row, suffixes)
+        members, column = self._index(shard), _COLUMNS[later]
+        offsets, sizes = members.offsets[row].tolist(), members.sizes[row].tolist()
+        if sizes[column] < 0:
+            raise self._no_member(shard, row, later)
+        found = self._read_spans(shard, row, self._spans(offsets, sizes, suffixes))
+        start = offsets[column]
+        return members.keys[row], found, partial(self._read_range, shard, row, later, start, start + sizes[column])
 
     def read(self, index: int, *, labels_3d: bool, image: bool = True, mask: bool = True, vertices: bool = True) -> HandSample:
         """Sample `index`.
@@ -168,6 +177,9 @@ class ShardReader:
         shard = bisect.bisect_right(self._ends, index)
         return shard, index - (self._ends[shard - 1] if shard else 0)
 
+    def _no_member(self, shard: int, row: int, suffix: str) -> ShardError:
+        return ShardError(f"{self._where(shard, row)}.{suffix}: no such member")
+
     def _where(self, shard: int, row: int) -> str:
         """A sample's name in errors."""
         return f"{self._shard_name(shard)}: {self._index(shard).keys[row]}"
@@ -195,26 +207,40 @@ class ShardReader:
     def _read_row(self, shard: int, row: int, suffixes: Iterable[str]) -> dict[str, bytes]:
         """{suffix: bytes} of those members the sample has."""
         members = self._index(shard)
-        offsets, sizes = members.offsets[row].tolist(), members.sizes[row].tolist()
+        return self._read_spans(shard, row, self._spans(members.offsets[row].tolist(), members.sizes[row].tolist(), suffixes))
+
+    def _spans(self, offsets: list[int], sizes: list[int], suffixes: Iterable[str]) -> list[tuple[str, int, int]]:
+        """Suffix, start and end of those members that a sample with this row of the index has."""
         spans = []
-        first, last = sys.maxsize, 0
         for suffix in suffixes:
             column = _COLUMNS.get(suffix)
             if column is None:
                 raise ShardError(f"{self.folder}: unknown member {suffix!r}; expected one of {list(_COLUMNS)}")
             if sizes[column] >= 0:
-                start, end = offsets[column], offsets[column] + sizes[column]
-                first, last = start if start < first else first, end if end > last else last
-                spans.append((suffix, start, end))
+                spans.append((suffix, offsets[column], offsets[column] + sizes[column]))
+        return spans
+
+    def _read_spans(self, shard: int, row: int, spans: list[tuple[str, int, int]]) -> dict[str, bytes]:
         if not spans:
             return {}
+        first, last = sys.maxsize, 0
+        for _, start, end in spans:
+            first, last = start if start < first else first, end if end > last else last
         # a sample's members lie side by side, so that one read takes less time than one of each
         data = os.pread(self._descriptor(shard), last - first, first)
         if len(data) != last - first:
             suffix, start, end = next(span for span in spans if span[2] - first > len(data))
-            got = max(0, len(data) - (start - first))
-            raise ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {end - start} bytes, got {got}")
+            raise self._truncated(shard, row, suffix, end - start, max(0, len(data) - (start - first)))
         return {suffix: data[start - first : end - first] for suffix, start, end in spans}
+
+    def _read_range(self, shard: int, row: int, suffix: str, start: int, end: int) -> bytes:
+        data = os.pread(self._descriptor(shard), end - start, start)
+        if len(data) != end - start:
+            raise self._truncated(shard, row, suffix, end - start, len(data))
+        return data
+
+    def _truncated(self, shard: int, row: int, suffix: str, expected: int, got: int) -> ShardError:
+        return ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {expected} bytes, got {got}")
 
 
 @cache

@@ -74,13 +74,13 @@ class TrainingBatches(Dataset[HandBatch]):
         numbers = np.random.default_rng([self.seed, 1, step]).random((self.config.batch_size, NUM_DRAWS + WINDOW_DRAWS))
         numbers = numbers[[position - step * self.config.batch_size for position, _, _ in places]]
         config, draws = self.config, numbers[:, :NUM_DRAWS]
-        size = np.array([source.size_px for source in sources], np.float64)
-        K = np.stack([source.K for source in sources])
-        centers, zoom = self._aims(sources, size, draws[:, NUM_DRAWS - 1])
-        views = random_views(K, size, centers, zoom, config.input_px, config.augment, draws)
         try:
+            size = np.array([source.size_px for source in sources], np.float64)
+            K = np.array([source.K for source in sources], np.float64)
+            centers, zoom = self._aims(sources, size, draws[:, NUM_DRAWS - 1])
+            views = random_views(K, size, centers, zoom, config.input_px, config.augment, draws)
             return make_batch(sources, views, config.input_px, random_tones(config.augment.color, draws), numbers[:, NUM_DRAWS:])
-        except ValueError:
+        except schema.DECODE_ERRORS:
             for draw, labels_3d, mask in wanted:  # takes longer, and says what is wrong with which sample
                 draw.reader.read(draw.index, labels_3d=labels_3d, mask=mask)
             raise
@@ -102,6 +102,6 @@ class TrainingBatches(Dataset[HandBatch]):
             keypoints = np.stack([source.keypoints[hand] for source, hand in hands])
             centers[rows] = label_centers(keypoints[..., :2], keypoints[..., 2] > 0.5, config.center)
             if config.box_scale is not None:
-                boxes = np.stack([source.box_px[hand] for source, hand in hands])
+                boxes = np.array([source.box_px[hand] for source, hand in hands], np.float32)
                 zoom[rows] = box_zoom(boxes, config.box_scale, config.input_px)
         return centers, zoom
