@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from PIL import Image
 from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
 
 from flows.naming import artifact_key
+from handnet.json_object import parse_object
 from pipelines.summary import METRICS, REPORT, ROWS, Row
 
 OVERLAYS = "logs/*/validation.jpg"  # the latest predictions of each training stage
@@ -23,15 +23,13 @@ Figures = Mapping[str, Mapping[str, Any]]  # by evaluation: its metrics file
 
 
 def read_figures(folder: Path) -> dict[str, dict[str, Any]]:
-    """The metrics files there are, by evaluation. ValueError names one that is no JSON."""
+    """The metrics files there are, by evaluation. ValueError names one that is no JSON object."""
     found = {}
     for path in sorted((folder / METRICS).glob("*.json")):
         try:
-            found[path.stem] = json.loads(path.read_text())
+            found[path.stem] = parse_object(path.read_bytes(), path)
         except FileNotFoundError:  # another run makes it anew
             continue
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{path}: expected JSON, got {error}") from None
     return found
 
 

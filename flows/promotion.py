@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from handnet.json_object import parse_object
 from pipelines.summary import ROWS
 
 STORE = Path("promoted")
@@ -96,11 +97,9 @@ def read_record(store: Path, which: str = CURRENT) -> dict[str, Any] | None:
     """The record of the current or former model; None if there is none. ValueError for one that cannot be read."""
     path = store / which / RECORD
     try:
-        return json.loads(path.read_text())
+        return parse_object(path.read_bytes(), path)
     except FileNotFoundError:
         return None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}: expected JSON, got {error}") from None
 
 
 def promote(store: Path, model: Path, record: Mapping[str, Any]) -> Path:
