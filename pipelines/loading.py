@@ -279,8 +279,6 @@ def _masks(sources: Sequence[Source], views: Views, input_px: int, kept: NDArray
             continue
         own = kept[start:end]
         warp_mask(source.mask, affine, out)
-        if own.all() and source.mask.max() <= len(own):
-            continue  # every pixel keeps its id
         values = np.full(256, MASK_IGNORE, np.uint8)  # of a hand's pixels in the source -> in the batch
         values[0] = 0
         values[1 : len(own) + 1][own] = np.arange(1, own.sum() + 1)

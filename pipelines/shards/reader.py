@@ -10,7 +10,7 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterable
-from functools import cache, partial
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -111,8 +111,8 @@ class ShardReader:
         if sizes[column] < 0:
             raise self._no_member(shard, row, later)
         found = self._read_spans(shard, row, self._spans(offsets, sizes, suffixes))
-        start = offsets[column]
-        return members.keys[row], found, partial(self._read_range, shard, row, later, start, start + sizes[column])
+        span = (later, offsets[column], offsets[column] + sizes[column])
+        return members.keys[row], found, lambda: self._read_spans(shard, row, [span])[later]
 
     def read(self, index: int, *, labels_3d: bool, image: bool = True, mask: bool = True, vertices: bool = True) -> HandSample:
         """Sample `index`.
@@ -230,17 +230,9 @@ class ShardReader:
         data = os.pread(self._descriptor(shard), last - first, first)
         if len(data) != last - first:
             suffix, start, end = next(span for span in spans if span[2] - first > len(data))
-            raise self._truncated(shard, row, suffix, end - start, max(0, len(data) - (start - first)))
+            got = max(0, len(data) - (start - first))
+            raise ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {end - start} bytes, got {got}")
         return {suffix: data[start - first : end - first] for suffix, start, end in spans}
-
-    def _read_range(self, shard: int, row: int, suffix: str, start: int, end: int) -> bytes:
-        data = os.pread(self._descriptor(shard), end - start, start)
-        if len(data) != end - start:
-            raise self._truncated(shard, row, suffix, end - start, len(data))
-        return data
-
-    def _truncated(self, shard: int, row: int, suffix: str, expected: int, got: int) -> ShardError:
-        return ShardError(f"{self._where(shard, row)}.{suffix}: truncated: expected {expected} bytes, got {got}")
 
 
 @cache
