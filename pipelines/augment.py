@@ -151,15 +151,15 @@ def random_tones(strength: float, draws: Array) -> Array:
 def warp_image(image: NDArray[np.uint8], affine: Array, size_px: int) -> NDArray[np.uint8]:
     """Bilinear warp of (H,W,3) into a square; the border repeats by reflection."""
     out = np.empty((size_px, size_px, 3), np.uint8)
-    warp_into(np.ascontiguousarray(image), affine, PLAIN_TONE, out)
+    warp_into(np.asarray(cv2.cvtColor(image, cv2.COLOR_RGB2RGBA), np.uint8), affine, PLAIN_TONE, out)
     return out
 
 
 def warp_into(pixels: NDArray[np.uint8], affine: Array, tone: Array, out: NDArray[np.uint8]) -> None:
-    """Bilinear warp of pixels (H,W,3) into out (S,S,3), both side by side in memory, their colours changed by tone (3,2)."""
+    """Bilinear warp of pixels (H,W,4), the fourth channel unread, into out (S,S,3), their colours changed by tone (3,2)."""
     if warp_colors(pixels, affine, tone, out):
         return
-    warped = _warp(pixels, affine, len(out), cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)
+    warped = _warp(pixels, affine, len(out), cv2.INTER_LINEAR, cv2.BORDER_REFLECT_101)[..., :3]
     out[...] = (warped * tone[:, 0] + tone[:, 1] + 0.5).clip(0, 255)
 
 

@@ -18,7 +18,7 @@ LANES = 16
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _INDEX = ir.VectorType(_I32, LANES)  # a number for each pixel, or its four bytes
 _WORDS = ir.VectorType(_I16, 2 * LANES)  # two channels of each pixel
-_PAIRS = ir.VectorType(_I64, LANES // 2)  # a pixel and its neighbour to the right, three bytes each, and two bytes more
+_PAIRS = ir.VectorType(_I64, LANES // 2)  # a pixel and its neighbour to the right
 _ADDRESSES = ir.VectorType(ir.PointerType(_I64), LANES // 2)
 
 
@@ -75,23 +75,16 @@ class _Emitter:
         return self.b.call(function, [one, other, ir.Constant(_I32, 16)])
 
     def gather(self, base: Any, index: Any) -> Any:
-        """Each pixel at base + index and its neighbour."""
+        """Each pixel at base + 4 * index and its neighbour."""
         name, found = "llvm.masked.gather.v8i64.v8p0", self.b.module.globals
         arguments = [_ADDRESSES, _I32, ir.VectorType(_I1, LANES // 2), _PAIRS]
         function = found.get(name) or ir.Function(self.b.module, ir.FunctionType(_PAIRS, arguments), name)
         everywhere = _all(1, ir.VectorType(_I1, LANES // 2))
         # one base and 32-bit steps are what the processor's own instruction takes
-        addresses = self.b.gep(self.b.inttoptr(base, ir.PointerType(_I8)), [index], source_etype=_I8)
+        addresses = self.b.gep(self.b.inttoptr(base, ir.PointerType(_I32)), [index], source_etype=_I32)
         addresses.type = _ADDRESSES  # llvmlite takes it for the type of a single one
-        return self.b.call(function, [addresses, ir.Constant(_I32, 1), everywhere, _all(0, _PAIRS)])
-
-    def gather_within(self, base: Any, index: Any, last: Any) -> Any:
-        """As gather, without a byte beyond the pair at `last`, the image's last one, which is read from two bytes before it."""
-        b = self.b
-        kind = ir.VectorType(_I32, LANES // 2)
-        ends = b.icmp_signed("==", index, self.spread(last, kind))
-        pairs = self.gather(base, b.sub(index, b.select(ends, _all(2, kind), _all(0, kind))))
-        return b.select(ends, b.lshr(pairs, _all(16, _PAIRS)), pairs)
+        pairs = self.b.call(function, [addresses, ir.Constant(_I32, 4), everywhere, _all(0, _PAIRS)])
+        return self.b.bitcast(pairs, _INDEX)
 
     def toned(self, value: Any, tone: Any) -> Any:
         """Words with eight bits after the point to bytes in words: value * gain + offset, in 0..255. tone: offset << 16 | gain."""
@@ -112,40 +105,33 @@ _TONE_BIAS = (1 << 16) - (256 << _TONE_BITS)
 
 
 def _emit_block(b: Any, arguments: Any, border: bool) -> None:
-    """Sixteen pixels from an address of pixels, `width` to a row, to another address.
+    """Sixteen pixels from an address of four-byte pixels, `width` to a row, to an address of three-byte ones.
 
     arguments: that address, width, last column and row; coordinates of the first pixel and steps, 16.16 bits; tones; target. border:
-    whether any of the pixels may lie outside, or within the last two rows.
+    whether any of the pixels may lie outside.
     """
     source, width, right, bottom, x, dx, y, dy, red_blue, green, out = arguments
     e = _Emitter(b)
     column, across = e.along(x, dx, right, border)
     row, down = e.along(y, dy, bottom, border)
-    row_bytes = b.mul(width, ir.Constant(_I32, 3))
-    index = b.add(b.mul(row, e.spread(row_bytes)), b.add(column, b.shl(column, _all(1))))
-    next_row = b.add(source, b.zext(row_bytes, _I64))
-    last = b.sub(b.mul(bottom, row_bytes), ir.Constant(_I32, 6))  # of next_row: its pair at the end of the row `bottom`
+    index = b.add(b.mul(row, e.spread(width)), column)
+    next_row = b.add(source, b.shl(b.zext(width, _I64), ir.Constant(_I64, 2)))
     down = b.bitcast(e.twice(b.lshr(down, _all(8))), _INDEX)
     halves = []
     for first in (0, LANES // 2):
         some = e.shuffle(index, index, list(range(first, first + LANES // 2)))
-        upper, lower = e.gather(source, some), e.gather_within(next_row, some, last) if border else e.gather(next_row, some)
+        upper, lower = e.gather(source, some), e.gather(next_row, some)
         fraction = e.words(e.shuffle(down, down, [first + lane // 2 for lane in range(LANES)]))
         rest = b.sub(_all(256, _WORDS), fraction)
-        # of red, green, blue and the neighbour's: red, blue, its green; and green, its red and blue
-        even = [b.and_(e.words(line), _all(0x00FF, _WORDS)) for line in (upper, lower)]
+        even = [e.words(b.and_(line, _all(0x00FF00FF))) for line in (upper, lower)]
         odd = [b.lshr(e.words(line), _all(8, _WORDS)) for line in (upper, lower)]
-        one, other = (b.add(b.mul(above, rest), b.mul(below, fraction)) for above, below in (even, odd))  # 8 bits after the point
-        beside = b.bitcast(b.lshr(b.bitcast(other, _PAIRS), _all(16, _PAIRS)), _INDEX)
-        halves.append((b.bitcast(one, _INDEX), b.bitcast(other, _INDEX), beside))
+        halves.append([b.add(b.mul(above, rest), b.mul(below, fraction)) for above, below in (even, odd)])  # 8 bits after the point
     fraction = e.twice(e.smallest(across, _all(0xFFFF)) if border else across)
     rest = b.sub(_all(0xFFFF, _WORDS), fraction)
     channels = []
-    for (part, place), (beside_part, beside_place), tone in (((0, 0), (2, 0), red_blue), ((1, 0), (0, 1), green)):
-        left, beside = (
-            e.words(e.shuffle(halves[0][which], halves[1][which], [2 * lane + side for lane in range(LANES)]))
-            for which, side in ((part, place), (beside_part, beside_place))
-        )
+    for part, tone in ((0, red_blue), (1, green)):
+        pairs = [b.bitcast(half[part], _INDEX) for half in halves]
+        left, beside = (e.words(e.shuffle(pairs[0], pairs[1], [2 * lane + side for lane in range(LANES)])) for side in (0, 1))
         channels.append(e.toned(b.add(e.high(left, rest), e.high(beside, fraction)), tone))
     pixels = b.bitcast(b.or_(channels[0], b.shl(channels[1], _all(8, _WORDS))), ir.VectorType(_I8, 4 * LANES))
     packed = e.shuffle(pixels, pixels, [4 * lane + channel for lane in range(LANES) for channel in range(3)])
@@ -181,7 +167,7 @@ def _tone_word(gain: float, offset: float, gain_above: float, offset_above: floa
 def warp_colors(pixels: NDArray[np.uint8], affine: NDArray[np.float64], tone: NDArray[np.float64], out: NDArray[np.uint8]) -> bool:
     """Colours under an affine (2,3), source -> out in continuous pixels, times gain plus offset; the border repeats by reflection.
 
-    pixels (H,W,3) and out (S,S,3), which is filled, side by side in memory. tone (3,2): gain below 3.9 and offset, in levels, of each
+    pixels (H,W,4), the fourth channel unread; out (S,S,3), filled. tone (3,2): gain below 3.9 and offset, in levels, of each
     channel. False, with nothing done, where this is not made for it: a view that reaches further than one reflection does,
     and sizes below 16 or beyond 16,000.
     """
@@ -206,7 +192,7 @@ def warp_colors(pixels: NDArray[np.uint8], affine: NDArray[np.float64], tone: ND
     dx, dy = np.int32(round(xx * one)), np.int32(round(yx * one))
     source, target = pixels.ctypes.data, out.ctypes.data
     width_, right, bottom = np.int32(width), np.int32(width - 1), np.int32(height - 1)
-    end_x, end_y = (width - 1) << 16, (height - 2) << 16
+    end_x, end_y = (width - 1) << 16, (height - 1) << 16
     # scaled once: by a power of two, so that no bit of the sums changes
     x, xx, xy, y, yx, yy = x * one, xx * one, xy * one, y * one, yx * one, yy * one
     for row in range(size):

@@ -102,17 +102,18 @@ class Source:
             raise
 
     def pixels(self) -> NDArray[np.uint8]:
-        """(H,W,3), side by side in memory; good until this thread's next call. ValueError for another size than size_px."""
-        if isinstance(self.image, np.ndarray):
-            return np.ascontiguousarray(self.image)
+        """(H,W,4), the fourth channel meaningless; good until this thread's next call. ValueError for another size than size_px."""
         height, width = self.size_px
         room = getattr(_scratch, "pixels", None)
-        if room is None or room.size < height * width * 3:
+        if room is None or room.size < height * width * 4:
             # libjpeg-turbo writes rows that begin at a multiple of 32 bytes past the cache, from where the warp would fetch them again
-            room = np.empty(height * width * 3 + 36, np.uint8)
+            room = np.empty(height * width * 4 + 36, np.uint8)
             room = _scratch.pixels = room[(4 - room.ctypes.data) % 32 :]
-        pixels: NDArray[np.uint8] = room[: height * width * 3].reshape(height, width, 3)
-        schema.decode_image_into(self.image(), pixels)
+        pixels: NDArray[np.uint8] = room[: height * width * 4].reshape(height, width, 4)
+        if isinstance(self.image, np.ndarray):
+            cv2.cvtColor(self.image, cv2.COLOR_RGB2RGBA, dst=pixels)
+        else:
+            schema.decode_image_into(self.image(), pixels)
         return pixels
 
 

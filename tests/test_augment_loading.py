@@ -133,15 +133,15 @@ def test_the_centre_of_one_hand_is_that_of_many(crops, definition, visible):
 @pytest.mark.parametrize("side", [40, 9])
 def test_colours_change_by_their_channels_gain_and_offset(side):
     """A plain view of all colours: in the vector code, and beside it, where an image is too small for it."""
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 4), dtype=np.uint8)
     draws = np.random.default_rng(1).random((30, NUM_DRAWS))
     draws[:2, 5:10] = [[0.0] * 5, [1.0] * 5]  # darkest, brightest
     for tone in (PLAIN_TONE, *random_tones(1.0, draws), *random_tones(0.0, draws[:1])):
         out = np.zeros((side, side, 3), np.uint8)
         warp_into(pixels, np.eye(2, 3), tone, out)
-        expected = (pixels * tone[:, 0] + tone[:, 1]).clip(0, 255)
+        expected = (pixels[..., :3] * tone[:, 0] + tone[:, 1]).clip(0, 255)
         assert np.abs(out - expected).max() < 0.55
-    np.testing.assert_array_equal(out, pixels)  # no change
+    np.testing.assert_array_equal(out, pixels[..., :3])  # no change
     tones = random_tones(0.3, np.random.default_rng(2).random((2000, NUM_DRAWS)))
     assert 0.15 < tones[..., 0].std() < 0.25
     assert 15 < np.abs(tones[..., 1]).max() < 0.3 * 64
@@ -192,7 +192,7 @@ def test_a_warp_is_opencvs_with_a_reflected_border(size):
 
 def test_a_warp_keeps_to_its_image():
     """Rows and columns outside of a warped array are another image's."""
-    pixels = np.zeros((40, 40, 3), np.uint8)
+    pixels = np.zeros((40, 40, 4), np.uint8)
     batch = np.full((3, 50, 50, 3), 77, np.uint8)
     warp_into(pixels, np.array([[1.1, 0.2, 3.0], [-0.2, 1.1, 9.0]]), PLAIN_TONE, batch[1])
     assert (batch[1] == 0).all()
@@ -204,12 +204,12 @@ def test_a_warp_reads_no_byte_beside_its_image(at_end):
     """Memory that may not be read begins right behind the last pixel, or ends right before the first: reading it would be fatal."""
     page, height, width = mmap.PAGESIZE, 40, 50
     memory = np.frombuffer(mmap.mmap(-1, 4 * page, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), np.uint8)
-    assert height * width * 3 <= 2 * page
+    assert height * width * 4 <= 2 * page
     protect = ctypes.CDLL(None, use_errno=True).mprotect
     for first in (0, 3 * page):
         assert protect(ctypes.c_void_p(memory.ctypes.data + first), page, 0) == 0
-    start = 3 * page - height * width * 3 if at_end else page
-    pixels = memory[start : start + height * width * 3].reshape(height, width, 3)
+    start = 3 * page - height * width * 4 if at_end else page
+    pixels = memory[start : start + height * width * 4].reshape(height, width, 4)
     pixels[...] = np.random.default_rng(0).integers(0, 256, pixels.shape)
     for affine in (np.eye(2, 3), np.array([[-1.0, 0, 50], [0, -1, 40]]), np.array([[0.9, 0.3, -4], [-0.3, 0.9, 12]])):
         out, expected = np.empty((50, 50, 3), np.uint8), np.empty((50, 50, 3), np.uint8)
@@ -217,7 +217,7 @@ def test_a_warp_reads_no_byte_beside_its_image(at_end):
         assert warp_colors(pixels.copy(), affine, PLAIN_TONE, expected)
         np.testing.assert_array_equal(out, expected)
         if affine[0, 0] == 1:
-            np.testing.assert_array_equal(out[:40], pixels)
+            np.testing.assert_array_equal(out[:40], pixels[..., :3])
 
 
 @pytest.mark.parametrize("ids", [3, 4, MASK_IGNORE])

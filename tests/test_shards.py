@@ -13,15 +13,18 @@ import numpy as np
 import orjson
 import pytest
 import simplejpeg
+from fake_hands import mixture_of
 from fake_samples import folder_bytes, make_plan, make_sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.config import load_params
 from pipelines.shards import ShardError, ShardReader, schema
 from pipelines.shards.build import build_shards
 from pipelines.shards.headers import member_blocks
 from pipelines.shards.manifest import ShardEntry, sha256_file
 from pipelines.shards.schema import SUFFIXES
+from pipelines.training.batches import TrainingBatches
 
 
 @pytest.fixture(scope="module")
@@ -301,6 +304,24 @@ def test_damaged_member_is_named(copy, change, message):
     rewrite(copy, change)
     with pytest.raises(ShardError, match=message):
         ShardReader(copy).read(1, labels_3d=True)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (edit_meta(K=[[1, 0, 0], [0, 1]]), r"00000001: "),
+        (edit_meta(K={"fx": 1}), r"00000001: "),
+        (edit_meta(hand={"box": [0, 0, 1]}), r"00000001: hand 0: box_px"),
+        (edit_meta(hand={"box": None}), r"00000001: hand 0: box_px"),
+        (lambda n, d: None if n == "00000001.jpg" else d, r"shard-000000\.tar: 00000001\.jpg: no such member"),
+        (lambda n, d: d[:200] if n == "00000001.jpg" else d, r"00000001\.jpg: cannot be decoded"),
+    ],
+)
+def test_a_training_batch_names_the_damaged_sample(copy, change, message):
+    rewrite(copy, change)
+    changes = {"data": mixture_of(copy), "batch_size": 10, "steps": 1, "input_px": 64}
+    with pytest.raises(ShardError, match=message):
+        TrainingBatches(load_params().train.crop.model_copy(update=changes), 0, whole_image=False)[0]
 
 
 def test_object_arrays_are_refused(copy):

@@ -139,8 +139,8 @@ def decode_image(data: bytes) -> NDArray[np.uint8]:
 
 
 def decode_image_into(data: bytes, pixels: NDArray[np.uint8]) -> None:
-    """JPEG bytes -> pixels (H,W,3) uint8 RGB. ValueError for an image of another size."""
-    decoded = simplejpeg.decode_jpeg(data, colorspace="RGB", buffer=pixels)
+    """JPEG bytes -> pixels (H,W,4) uint8, red, green, blue and a meaningless one. ValueError for an image of another size."""
+    decoded = simplejpeg.decode_jpeg(data, colorspace="RGBX", buffer=pixels)
     if decoded.shape != pixels.shape:
         raise ValueError(f"expected height, width {pixels.shape[:2]}, got {decoded.shape[:2]}")
 
