@@ -92,6 +92,7 @@ class Freihand:
         if self.part == "training":
             # saved as JPEG: values between 0 and 255 ring around the edges
             mask = (self.files.read_image(f"training/mask/{frame:08d}.jpg", color=False, shape=(IMAGE_PX, IMAGE_PX)) > 127).astype(np.uint8)
+            mask.flags.writeable = False  # the frame's four samples share it
         K, points = values["K"], values["xyz"]
         check_camera(K, f"{self.files.where(self._json('K'))}: entry {frame}")
         if (points[:, 2] <= 0).any():

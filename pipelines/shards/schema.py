@@ -57,6 +57,20 @@ def encode_mask(mask: NDArray[np.uint8]) -> bytes:
     return bytes(data)
 
 
+_last_mask: tuple[NDArray[np.uint8], bytes] | None = None
+
+
+def _mask_member(mask: NDArray[np.uint8]) -> bytes:
+    """`encode_mask`, once for samples in a row that share a mask: one that nothing may write to."""
+    global _last_mask
+    if mask.flags.writeable:
+        return encode_mask(mask)
+    last = _last_mask
+    if last is None or last[0] is not mask:
+        last = _last_mask = (mask, encode_mask(mask))
+    return last[1]
+
+
 @lru_cache(maxsize=256)
 def _array_header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
     stream = io.BytesIO()
@@ -93,7 +107,7 @@ def encode_sample(sample: HandSample, jpeg_quality: int) -> dict[str, bytes]:
         KEYPOINTS: encode_array(keypoints),
     }
     if sample.mask is not None:
-        members[MASK] = encode_mask(sample.mask)
+        members[MASK] = _mask_member(sample.mask)
     for suffix, (field, shape) in FIELDS_3D.items():
         values = [getattr(hand, field) for hand in hands]
         if any(value is not None for value in values):
