@@ -38,33 +38,39 @@ def measure_promoted(space: Workspace, evaluation: Evaluation, store: Path) -> d
         processes.stop()
 
 
+def compare(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule) -> Verdict:
+    """Judge a workspace's model beside the promoted one, which is measured again where its figures are of another evaluation."""
+    record = read_record(store)
+    if record is not None and record["model_hash"] == evaluation.model_hash:
+        return Verdict(False, "it is the promoted model itself")
+    promoted = None
+    if record is not None and record["fingerprint"] == evaluation.fingerprint:
+        promoted = record["figures"]
+    elif record is not None:
+        get_run_logger().info("data, code or params of the evaluation are others than when the model was promoted: it is measured again")
+        promoted = measure_promoted(space, evaluation, store)
+    return judge(rule, read_ours(space.folder / evaluation.metrics), promoted)
+
+
 @task(name="compare and promote", cache_policy=NO_CACHE, persist_result=False)
-def compare_and_promote(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule, experiment: str) -> Verdict:
-    """Judge a workspace's model, and promote it if the rule says so."""
-    folder, say = space.folder, get_run_logger().info
+def compare_and_promote(space: Workspace, project: Path, evaluation: Evaluation, rule: Rule, experiment: str) -> Verdict:
+    """Judge a workspace's model, save the run as an experiment, and promote the model if the rule says so."""
+    store = project / STORE
     with exclusive(store):
-        record = read_record(store)
-        candidate = read_ours(folder / evaluation.metrics)
-        if record is not None and record["model_hash"] == evaluation.model_hash:
-            return Verdict(False, "it is the promoted model itself")
-        promoted = None
-        if record is not None and record["fingerprint"] == evaluation.fingerprint:
-            promoted = record["figures"]
-        elif record is not None:
-            say("data, code or params of the evaluation are others than when the model was promoted: it is measured again")
-            promoted = measure_promoted(space, evaluation, store)
-        verdict = judge(rule, candidate, promoted)
+        verdict = compare(space, store, evaluation, rule)
+        # before the promotion, whose record names the experiment: a run killed in between promotes when it is started again
+        save_experiment(project, space, experiment, verdict.reason)
         if verdict.promote:
             entry = {
                 "model_hash": evaluation.model_hash,
                 "evaluation": evaluation.stage,
                 "fingerprint": evaluation.fingerprint,
-                "figures": candidate,
+                "figures": read_ours(space.folder / evaluation.metrics),
                 "reason": verdict.reason,
                 "experiment": experiment,
-                "commit": git(folder, "rev-parse", "HEAD").strip(),
+                "commit": git(space.folder, "rev-parse", "HEAD").strip(),
             }
-            say(f"promoted: {promote(store, folder / evaluation.model, entry)}")
+            get_run_logger().info(f"promoted: {promote(store, space.folder / evaluation.model, entry)}")
     return verdict
 
 
@@ -87,7 +93,6 @@ def retrain(
     """
     rule = Rule(figure=figure, margin=margin, guards=tuple(["recall"] if guards is None else guards))
     project = Path.cwd()
-    store = project / STORE
     request = Request(
         experiment=WORKSPACE,
         overrides=tuple(overrides or ()),
@@ -100,8 +105,7 @@ def retrain(
         former = read_figures(project)
         found = reproduce_in(space, request, lambda graph: targets(graph, None))
         show(experiment, space.folder, former)
-        verdict = compare_and_promote(space, store, read_evaluation(space.folder, evaluation), rule, experiment)
-        save_experiment(project, space, experiment, verdict.reason)
+        verdict = compare_and_promote(space, project, read_evaluation(space.folder, evaluation), rule, experiment)
     decision = "promoted" if verdict.promote else "kept the promoted model"
     text = f"## {experiment}: {decision}\n\n{verdict.reason}\n\nStages: {summary(found)}. Promoted model: `{STORE / CURRENT}`."
     create_markdown_artifact(text, key=artifact_key("promotion"), description=f"{experiment}: {decision}")

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flow_projects import make_project
@@ -146,3 +147,33 @@ def test_the_promoted_model_is_measured_on_the_gpus_of_the_stage(
         retrain.measure_promoted.fn(space, evaluation, tmp_path)
     assert needs == [1]
     assert "on 5" in caplog.messages
+
+
+def test_a_run_killed_at_its_promotion_has_saved_the_experiment(project: Repository, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Started again it promotes: a record of promotion names an experiment that is there."""
+    project.dvc("repro")
+    exchange = retrain.promote
+    monkeypatch.setattr(retrain, "get_run_logger", lambda: logging.getLogger("run"))
+    dies = True
+
+    def promote_or_die(*arguments: Any) -> Path:
+        if dies:
+            raise KeyboardInterrupt
+        return exchange(*arguments)
+
+    monkeypatch.setattr(retrain, "promote", promote_or_die)
+    with workspace(project.folder, "retrain", wait=False, say=print) as space:
+
+        def run(experiment: str) -> retrain.Verdict:
+            evaluation = read_evaluation(space.folder, "multi")
+            return retrain.compare_and_promote.fn(space, project.folder, evaluation, RULE, experiment)
+
+        with pytest.raises(KeyboardInterrupt):
+            run("retrain-1")
+        assert "retrain-1" in project.dvc("exp", "list", "--all-commits", "--name-only").stdout
+        dies = False
+        assert run("retrain-2").promote
+    record = read_record(project.folder / "promoted")
+    assert record is not None
+    assert record["experiment"] == "retrain-2"
+    assert "retrain-2" in project.dvc("exp", "list", "--all-commits", "--name-only").stdout
