@@ -12,6 +12,7 @@ with a batch, its 8-bit images to floats on the device, is timed beside it, on t
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import tempfile
 import time
@@ -86,9 +87,9 @@ def measure_rate(config: StageConfig, num_batches: int, rounds: int) -> None:
 
 def measure_processes(config: StageConfig, num_batches: int) -> None:
     """Batches as they reach the training loop, made by one loader process and by two, which take turns of a few seconds each."""
-    best = {1: 0.0, 2: 0.0}
-    for _ in range(5):
-        for workers in best:
+    rates: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(7):
+        for workers in rates:
             batches = TrainingBatches(config, 0, whole_image=False)
             loader = iter(training_loader(batches, 0, 10**6, workers))
             for _ in range(8 * workers):  # what the processes made while they started, and what they make ahead
@@ -96,9 +97,10 @@ def measure_processes(config: StageConfig, num_batches: int) -> None:
             started = time.perf_counter()
             for _ in range(num_batches):
                 next(loader)
-            best[workers] = max(best[workers], num_batches * config.batch_size / (time.perf_counter() - started))
+            rates[workers].append(num_batches * config.batch_size / (time.perf_counter() - started))
             del loader
-    print(f"one process      {best[1]:7.0f} images/s as they reach the training loop, two {best[2]:.0f}: {best[2] / best[1]:.2f} x")
+    one, two = (statistics.median(values) for values in rates.values())
+    print(f"one process      {one:7.0f} images/s as they reach the training loop, two {two:.0f}: {two / one:.2f} x (medians)")
 
 
 if __name__ == "__main__":
