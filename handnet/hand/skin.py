@@ -5,6 +5,7 @@ Made of tones for back and palm, nails, flexion creases, blush over joints and p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Final, NamedTuple
@@ -92,6 +93,17 @@ def skin(
     rest_mm: (N, 3) places in millimetres. normals: (N, 3) unit, outward. part: (N,) finger of each point, 0 index,
     1 middle, 2 little, 3 ring, 4 thumb, -1 palm. tone: 0 light to 5 dark, between tones too. rng: of the mottling.
     """
+    return skins(rest_mm, normals, part, [tone], rng)[0]
+
+
+def skins(
+    rest_mm: NDArray[np.floating],
+    normals: NDArray[np.floating],
+    part: NDArray[np.integer],
+    tones: Sequence[float],
+    rng: np.random.Generator | None = None,
+) -> list[Skin]:
+    """`skin` in several tones, of which only the colour is each one's own."""
     points: _Array = np.asarray(rest_mm, dtype=np.float64)
     facing: _Array = np.asarray(normals, dtype=np.float64)
     if points.ndim != 2 or points.shape[1] != 3 or facing.shape != points.shape or part.shape != points.shape[:1]:
@@ -114,13 +126,18 @@ def skin(
     mottling = _mottling(points, rng)
     layers.red += 0.06 * mottling
     layers.dark += 0.012 * mottling
-    back, palm = _tone_colors(tone)
-    color = back * (1 - palmar[:, None]) + palm * palmar[:, None]
-    for vein in _VEINS:
-        strength = _bump(_line_distance(points[:, [0, 2]], vein), 2.2) * smoothstep(facing[:, 1], 0.3, 0.8) * (part < 0)
+    veins = [_bump(_line_distance(points[:, [0, 2]], vein), 2.2) * smoothstep(facing[:, 1], 0.3, 0.8) * (part < 0) for vein in _VEINS]
+    for strength in veins:
         layers.relief += 0.22 * strength
-        color = color * (1 - strength[:, None] * _VEIN_DARKENING)
-    return Skin(_colored(color, palm, layers), layers.relief, SKIN_GLOSS + (1 - SKIN_GLOSS) * layers.nail)
+    gloss = SKIN_GLOSS + (1 - SKIN_GLOSS) * layers.nail
+    made: list[Skin] = []
+    for tone in tones:
+        back, palm = _tone_colors(tone)
+        color = back * (1 - palmar[:, None]) + palm * palmar[:, None]
+        for strength in veins:
+            color = color * (1 - strength[:, None] * _VEIN_DARKENING)
+        made.append(Skin(_colored(color, palm, layers), layers.relief, gloss))
+    return made
 
 
 def smoothstep(x: _Array, low: float, high: float) -> _Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Final, Literal, TypeVar
 
@@ -18,7 +19,7 @@ from pipelines.config import ProceduralConfig
 from pipelines.datasets.procedural.background import list_images
 from pipelines.datasets.procedural.identity import Identity, make_identity
 from pipelines.datasets.procedural.picture import paint
-from pipelines.datasets.procedural.surface import free_hand_surface
+from pipelines.datasets.procedural.surface import Surface, free_hand_surface
 from pipelines.datasets.procedural.view import place, project, sample_camera, sample_rotation
 from pipelines.datasets.sample import HandLabel, HandSample
 
@@ -47,11 +48,17 @@ class Procedural:
         self.config = config
         self.split = split
         self.num_identities = config.num_train_identities if split == "train" else config.num_eval_identities
-        self._surface = free_hand_surface()
-        self._layer = HandLayer()
         self._backgrounds = () if config.backgrounds_dir is None else list_images(Path(config.backgrounds_dir))
         self._pose_blocks: OrderedDict[int, NDArray[np.float64]] = OrderedDict()
         self._identities: OrderedDict[int, Identity] = OrderedDict()
+
+    @cached_property
+    def _surface(self) -> Surface:  # made for the first sample: who only counts them waits a second less
+        return free_hand_surface()
+
+    @cached_property
+    def _layer(self) -> HandLayer:
+        return HandLayer()
 
     def __len__(self) -> int:
         return self.config.num_train if self.split == "train" else self.config.num_eval

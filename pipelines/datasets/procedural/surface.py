@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from handnet.hand.files import load_free_arrays, load_hand
-from handnet.hand.skin import SKIN_GLOSS, skin
+from handnet.hand.skin import SKIN_GLOSS, skins
 from handnet.hand.subdivision import subdivide
 from pipelines.datasets.procedural.kernels import vertex_normals
 
@@ -78,7 +78,7 @@ def free_hand_surface() -> Surface:
     rest_m = (matrix @ template_m).astype(np.float32)
     normals = vertex_normals(rest_m, faces)
     part = load_free_arrays()["part"][np.asarray(abs(matrix).argmax(1)).ravel()]
-    tones = [skin(rest_m * 1000.0, normals, part, float(tone)) for tone in range(NUM_TONES)]
+    tones = skins(rest_m * 1000.0, normals, part, range(NUM_TONES))
     gloss = tones[0].gloss.astype(np.float32)
     return Surface(
         matrix=matrix.astype(np.float32),
