@@ -14,6 +14,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export DVC_NO_ANALYTICS := 1
 export DO_NOT_TRACK := 1
 export PYTHONUNBUFFERED := 1
+# every stage is a process: without bytecode each would compile the project anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup lock pseudo lint test demo compare ablate server bench clean distclean
 

@@ -157,13 +157,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def wait_for(what: Callable[[], Any], seconds: float, told: Callable[[], str] = lambda: "") -> Any:
+def wait_for(what: Callable[[], Any], seconds: float, told: Callable[[], str] = lambda: "", every_s: float = 0.1) -> Any:
     """Ask until the answer is true, and return it."""
     deadline = time.monotonic() + seconds
     while not (answer := what()):
         if time.monotonic() > deadline:
             pytest.fail(f"waited {seconds} s for nothing\n{told()}")
-        time.sleep(0.1)
+        time.sleep(every_s)
     return answer
 
 
@@ -196,7 +196,7 @@ class Server:
             now = self.client.read_flow_run(run.id)
             return now if now.state is not None and now.state.is_final() else None
 
-        return wait_for(ended, seconds, self.log)
+        return wait_for(ended, seconds, self.log, every_s=0.5)  # each question is work for the server, which the run waits for
 
     def task_runs(self, run: FlowRun) -> dict[str, TaskRun]:
         """The run's stages by name. The server writes them down a little later than the run's end."""

@@ -111,7 +111,7 @@ def test_arrows_point_in_one_direction(path: Path) -> None:
 @pytest.mark.parametrize("path", python_files("handnet"), ids=relative)
 def test_handnet_knows_no_pipeline(path: Path) -> None:
     """The science is a library: it reads no params.yaml and knows no tool that runs it."""
-    tools = {"dvc", "dvclive", "prefect", "webdataset", "dask", "pydantic", "lightning"}
+    tools = {"dvc", "dvclive", "prefect", "webdataset", "dask", "pydantic", "lightning_fabric"}
     assert not {name.split(".")[0] for name in imported_names(path)} & tools
     assert not re.search(r"params\.yaml|load_params", path.read_text())
 

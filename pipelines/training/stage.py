@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 from dvclive import Live
-from lightning.fabric import Fabric
+from lightning_fabric import Fabric
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
