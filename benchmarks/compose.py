@@ -20,7 +20,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
@@ -31,7 +30,7 @@ from hand_shards import describe, make_shards  # noqa: E402
 from pipelines.compose import make_plan  # noqa: E402
 from pipelines.composition.engine import SceneComposer  # noqa: E402
 from pipelines.config import SceneSetConfig, load_params  # noqa: E402
-from pipelines.executors.pool import keep_freed_memory  # noqa: E402
+from pipelines.executors.pool import prepare_worker  # noqa: E402
 from pipelines.shards import schema  # noqa: E402
 from pipelines.shards.build import build_shards  # noqa: E402
 
@@ -48,8 +47,7 @@ def main() -> None:
     parser.add_argument("--wall", type=int, default=2400, help="scenes written by one process and by two; 0: none")
     parser.add_argument("--wall-rounds", type=int, default=3)
     arguments = parser.parse_args()
-    cv2.setNumThreads(1)
-    keep_freed_memory()  # as every worker does
+    prepare_worker()
     with tempfile.TemporaryDirectory() as folder:
         source = arguments.source or make_shards(Path(folder))
         config = scene_config(arguments.canvas, arguments.min_hands, arguments.wall or 1)
@@ -165,7 +163,7 @@ def peak_memory_mib() -> float:
 
 
 def print_memory(config: SceneSetConfig, source: Path) -> None:
-    keep_freed_memory()
+    prepare_worker()
     composer = SceneComposer(config, source)
     done = 0
     for count in (50, 200, 800):

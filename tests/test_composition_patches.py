@@ -35,7 +35,7 @@ def test_pasting_equals_painting_pixel_by_pixel():
         pixels[..., 3] |= rng.integers(0, 2, (height, width), dtype=np.uint8) * np.uint8(255)
         gain = rng.uniform(0.7, 1.4, 3)
         label = make_label(number).moved([[0.2, 0, 0], [0, 0.2, 0]])
-        canvas.paste(Patch(x=x, y=y, pixels=pixels, gain=gain, label=label))
+        canvas.paste(Patch(x=x, y=y, pixels=pixels, part=(0, 0, *pixels.shape[1::-1]), gain=gain, label=label))
         areas[number] = 0
         for i in range(height):
             for j in range(width):
@@ -59,6 +59,20 @@ def test_pasting_equals_painting_pixel_by_pixel():
             assert mask[i, j] == (0 if number == 0 else kept.index(number) + 1 if number in kept else MASK_IGNORE)
 
 
+@given(st.integers(0, 40), st.integers(12, 200), st.booleans(), st.floats(0, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_patch_shows_nothing_outside_of_its_part(index, size, flip, feather):
+    patch = cut_hand(painted_sample(index), 0, Square(0, 0, size), flip=flip, feather_px=feather, gain=NO_GAIN)
+    left, top, right, bottom = patch.part
+    shown = patch.pixels[..., 3] > 0
+    rows, columns = np.flatnonzero(shown.any(1)), np.flatnonzero(shown.any(0))
+    spare = 8 + size / 16  # little more than what it shows is looked through
+    for first, begin in ((rows[0], top), (columns[0], left)):
+        assert 0 <= first - begin <= spare
+    for last, end in ((rows[-1], bottom), (columns[-1], right)):
+        assert 0 < end - last <= spare
+
+
 def test_keypoints_are_visible_where_their_own_hand_or_none_is_on_top():
     canvas = Canvas(np.zeros((60, 60, 3), np.uint8))
     label = make_label(3).moved([[0.2, 0, 8], [0, 0.2, 8]])
@@ -66,7 +80,7 @@ def test_keypoints_are_visible_where_their_own_hand_or_none_is_on_top():
     for number in (1, 2):
         pixels = rng.integers(0, 256, (60, 60, 4), dtype=np.uint8)
         pixels[..., 3] = 255 * (cv2.resize(rng.random((4, 4)), (60, 60)) > 0.5 if number == 2 else 1)
-        canvas.paste(Patch(x=0, y=0, pixels=pixels, gain=NO_GAIN, label=label))
+        canvas.paste(Patch(x=0, y=0, pixels=pixels, part=(0, 0, *pixels.shape[1::-1]), gain=NO_GAIN, label=label))
     labels, _ = canvas.finish(0.0)
     assert len(labels) == 2
     hidden = [0, 0]

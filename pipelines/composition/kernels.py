@@ -17,24 +17,27 @@ def lay_over(
     pixels: NDArray[np.uint8],
     x: int,
     y: int,
+    part: tuple[int, int, int, int],
     gain: NDArray[np.float64],
     number: int,
     shown: NDArray[np.int64],
 ) -> None:
     """Blend a patch over a canvas with its corner at (x, y), and make `number` the owner of what it covers by half or more.
 
-    image (H,W,3) uint8 and owner (H,W) uint8 change in place. pixels (h,w,4) uint8: colours and, last, opacity. gain (3,):
-    factor on the patch's colours. shown (256,) int64: pixels of each owner that nothing lies over, kept up to date.
+    image (H,W,3) uint8 and owner (H,W) uint8 change in place. pixels (h,w,4) uint8: colours and, last, opacity, which is 0
+    outside of part: x0, y0, x1, y1. gain (3,): factor on the patch's colours. shown (256,) int64: pixels of each owner that
+    nothing lies over, kept up to date.
     """
     tone = np.empty((3, 256), np.uint8)
     for c in range(3):
         for value in range(256):
             tone[c, value] = np.uint8(min(value * gain[c] + 0.5, 255.0))
-    height, width = pixels.shape[:2]
+    left, top, right, bottom = part
+    width = pixels.shape[1]
     before, run, covered = np.uint8(0), 0, 0  # owners come in runs, and counting in memory for each pixel takes longer than painting it
-    for i in range(height):
+    for i in range(top, bottom):
         line, owners, colors = pixels[i].reshape(-1), owner[y + i, x : x + width], image[y + i, x : x + width].reshape(-1)
-        for j in range(width):
+        for j in range(left, right):
             alpha = np.uint32(line[4 * j + 3])
             if alpha == 0:
                 continue

@@ -55,7 +55,7 @@ class Canvas:
         number = len(self.hands) + 1
         if number > MAX_HANDS:
             raise ValueError(f"expected at most {MAX_HANDS} hands on a canvas")
-        lay_over(self.image, self.owner, patch.pixels, patch.x, patch.y, patch.gain, number, self.shown)
+        lay_over(self.image, self.owner, patch.pixels, patch.x, patch.y, patch.part, patch.gain, number, self.shown)
         self.hands.append(PastedHand(number, patch.label, int(self.shown[number])))
 
     def visible_shares(self) -> list[float]:

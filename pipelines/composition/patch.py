@@ -27,13 +27,14 @@ Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in whole pixels
 class Patch:
     """A hand without its background, for the canvas's pixels from (x, y) on.
 
-    pixels (h,w,4) uint8: RGB and opacity; the hand owns the pixels that it covers by half or more. gain (3,) float64:
-    factor on the colours. label: in canvas pixels.
+    pixels (h,w,4) uint8: RGB and opacity; the hand owns the pixels that it covers by half or more. part: of the pixels, those
+    that may show anything. gain (3,) float64: factor on the colours. label: in canvas pixels.
     """
 
     x: int
     y: int
     pixels: NDArray[np.uint8]
+    part: Box
     gain: NDArray[np.float64]
     label: HandLabel
 
@@ -90,6 +91,7 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     x0, y0, side = crop_square(label, box, square.side)
     scale = square.side / side
     pixels = np.zeros((side, side, 4), np.uint8)
+    shown: Box = (0, 0, 0, 0)
     if box is not None:
         weights = blur_weights(feather_px / scale)
         # the colours go on as far beyond the hand as its edge has any opacity once it is resized, which mixes pixels
@@ -99,6 +101,10 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
         right, bottom = min(box[2] + around, x0 + side), min(box[3] + around, y0 + side)
         part = (left, top, right, bottom)
         draw_hand(pixels.view(np.uint32)[..., 0], (x0, y0), sample.image, sample.mask, hand + 1, part, reach, weights, flip)
+        blurred = len(weights) // 2
+        left, right = box[0] - blurred - x0, box[2] + blurred - x0
+        left, right = (side - right, side - left) if flip else (left, right)
+        shown = _resized_box((left, box[1] - blurred - y0, right, box[3] + blurred - y0), side, square.side)
     if flip:
         x0 = sample.width_px - x0 - side
     affine = scale_affine(scale, scale, square.x - scale * x0, square.y - scale * y0)
@@ -106,6 +112,7 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
         x=square.x,
         y=square.y,
         pixels=_resize(pixels, square.side),
+        part=shown,
         gain=gain,
         label=label.moved(affine, flip_width_px=sample.width_px if flip else None),
     )
@@ -142,6 +149,14 @@ def _resize(pixels: NDArray[np.uint8], size_px: int) -> NDArray[np.uint8]:
         pixels = np.asarray(cv2.resize(pixels, (side // factor, side // factor), interpolation=cv2.INTER_AREA), np.uint8)
     # to less than half of it: each pixel is still read
     return np.asarray(cv2.resize(pixels, (size_px, size_px), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+
+def _resized_box(box: Box, side: int, size_px: int) -> Box:
+    """Where `_resize` can put what lies in a box of a square of `side`: what lies around it is left 0."""
+    scale, reach = size_px / side, resize_reach(side, size_px)
+    left, top = (max(math.floor((value - reach) * scale), 0) for value in box[:2])
+    right, bottom = (min(math.ceil((value + reach) * scale), size_px) for value in box[2:])
+    return left, top, right, bottom
 
 
 def whole_image(sample: HandSample, canvas_px: int, offset: float, *, flip: bool) -> WholeImage:
