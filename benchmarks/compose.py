@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--canvas", type=int, default=512)
     parser.add_argument("--min-hands", type=int, default=3, help="least number of hands of a scene that has any")
     parser.add_argument("--scenes", type=int, default=120)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--wall", type=int, default=2400, help="scenes written by one process and by two; 0: none")
     parser.add_argument("--wall-rounds", type=int, default=3)
     arguments = parser.parse_args()
