@@ -38,8 +38,8 @@ def measure_promoted(space: Workspace, evaluation: Evaluation, store: Path) -> d
         processes.stop()
 
 
-def compare(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule) -> Verdict:
-    """Judge a workspace's model beside the promoted one, which is measured again where its figures are of another evaluation."""
+def compare(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule, candidate: dict[str, float]) -> Verdict:
+    """Judge a candidate by its figures and the promoted model's, which are measured again where they are of another evaluation."""
     record = read_record(store)
     if record is not None and record["model_hash"] == evaluation.model_hash:
         return Verdict(False, "it is the promoted model itself")
@@ -49,7 +49,7 @@ def compare(space: Workspace, store: Path, evaluation: Evaluation, rule: Rule) -
     elif record is not None:
         get_run_logger().info("data, code or params of the evaluation are others than when the model was promoted: it is measured again")
         promoted = measure_promoted(space, evaluation, store)
-    return judge(rule, read_ours(space.folder / evaluation.metrics), promoted)
+    return judge(rule, candidate, promoted)
 
 
 @task(name="compare and promote", cache_policy=NO_CACHE, persist_result=False)
@@ -57,7 +57,8 @@ def compare_and_promote(space: Workspace, project: Path, evaluation: Evaluation,
     """Judge a workspace's model, save the run as an experiment, and promote the model if the rule says so."""
     store = project / STORE
     with exclusive(store):
-        verdict = compare(space, store, evaluation, rule)
+        candidate = read_ours(space.folder / evaluation.metrics)
+        verdict = compare(space, store, evaluation, rule, candidate)
         # before the promotion, whose record names the experiment: a run killed in between promotes when it is started again
         save_experiment(project, space, experiment, verdict.reason)
         if verdict.promote:
@@ -65,7 +66,7 @@ def compare_and_promote(space: Workspace, project: Path, evaluation: Evaluation,
                 "model_hash": evaluation.model_hash,
                 "evaluation": evaluation.stage,
                 "fingerprint": evaluation.fingerprint,
-                "figures": read_ours(space.folder / evaluation.metrics),
+                "figures": candidate,
                 "reason": verdict.reason,
                 "experiment": experiment,
                 "commit": git(space.folder, "rev-parse", "HEAD").strip(),

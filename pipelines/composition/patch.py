@@ -94,17 +94,17 @@ def cut_hand(sample: HandSample, hand: int, square: Square, *, flip: bool, feath
     shown: Box = (0, 0, 0, 0)
     if box is not None:
         weights = blur_weights(feather_px / scale)
+        blurred = len(weights) // 2
         # the colours go on as far beyond the hand as its edge has any opacity once it is resized, which mixes pixels
-        reach = 1 + len(weights) // 2 + resize_reach(side, square.side)
+        reach = 1 + blurred + resize_reach(side, square.side)
         around = reach + 2
         left, top = max(box[0] - around, x0), max(box[1] - around, y0)
         right, bottom = min(box[2] + around, x0 + side), min(box[3] + around, y0 + side)
         part = (left, top, right, bottom)
         draw_hand(pixels.view(np.uint32)[..., 0], (x0, y0), sample.image, sample.mask, hand + 1, part, reach, weights, flip)
-        blurred = len(weights) // 2
-        left, right = box[0] - blurred - x0, box[2] + blurred - x0
-        left, right = (side - right, side - left) if flip else (left, right)
-        shown = _resized_box((left, box[1] - blurred - y0, right, box[3] + blurred - y0), side, square.side)
+        first, last = box[0] - blurred - x0, box[2] + blurred - x0
+        columns = (side - last, side - first) if flip else (first, last)
+        shown = _resized_box((columns[0], box[1] - blurred - y0, columns[1], box[3] + blurred - y0), side, square.side)
     if flip:
         x0 = sample.width_px - x0 - side
     affine = scale_affine(scale, scale, square.x - scale * x0, square.y - scale * y0)
